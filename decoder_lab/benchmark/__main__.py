@@ -1,0 +1,95 @@
+"""Times training and generation of decoder_lab, alone or beside Hugging Face's GPT-2 on torch, interleaved in one run.
+
+python -m decoder_lab.benchmark --sizes=small,medium,gpt2 --peer_python=/path/to/python/with/torch --output=benchmark.json
+
+Each measurement is repeated in turn, ours, theirs, ours, theirs, ...: a ratio is taken pair by pair and the median of the ratios is given, so
+that a machine whose speed drifts does not favour a side.
+"""
+
+import argparse
+import json
+import pathlib
+import platform
+import statistics
+import sys
+import time
+from typing import Any
+
+from decoder_lab.benchmark.protocol import Side
+from decoder_lab.benchmark.shapes import SHAPES
+
+GENERATION = {"greedy, batch 1": dict(batch_size=1, beam=1), "greedy, batch 8": dict(batch_size=8, beam=1), "beam 4": dict(batch_size=1, beam=4)}
+
+
+def jobs(sizes: list[str], whats: list[str], dtype: str) -> list[tuple[str, str, str, dict, int]]:
+    """Returns (label, kind, size, arguments, tokens a run) of everything to measure."""
+    found = []
+    for size in sizes:
+        shape = SHAPES[size]
+        if "training" in whats:
+            found.append((f"{size} training", "training", size, dict(size=size, dtype=dtype), shape.batch_size * shape.length))
+        if "generation" in whats:
+            for name, kw in GENERATION.items():
+                found.append((f"{size} {name}", "generation", size, dict(size=size, dtype=dtype, **kw), 128 * kw["batch_size"]))
+    return found
+
+
+def measure(sides: list[Side], kind: str, kw: dict, rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """Returns for each side its name, the seconds of its first run (compilation included) and of one run in each round."""
+    found = []
+    for side in sides:
+        began = time.perf_counter()
+        name = side.ask(prepare=kind, kw=kw)["name"]
+        side.ask(count=1)
+        found.append({"name": name, "first": time.perf_counter() - began, "runs": []})
+    counts = [max(1, round(seconds / max(side.ask(count=1)["seconds"], 1e-4))) for side in sides]
+    for _ in range(rounds):
+        for side, count, record in zip(sides, counts, found, strict=True):
+            record["runs"].append(side.ask(count=count)["seconds"] / count)
+    return found
+
+
+def main(argv: list[str]) -> None:
+    """Measures, prints a table, writes JSON."""
+    parser = argparse.ArgumentParser("python -m decoder_lab.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="small,medium", help=f"of {', '.join(SHAPES)}")
+    parser.add_argument("--what", default="training,generation")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--peer_python", default="", help="an interpreter with torch and transformers; empty: measure decoder_lab alone")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=1.5, help="how long one round of one side lasts, about")
+    parser.add_argument("--peak_tflops", type=float, default=0.0, help="the device's peak, for model FLOPs utilisation")
+    parser.add_argument("--output", type=pathlib.Path)
+    flags = parser.parse_args(argv)
+    table = []
+    print(f"{'':28} {'tokens/s':>12} {'peer tokens/s':>14} {'ratio':>6} {'(min-max)':>13} {'first run':>10} {'MFU':>6}")
+    for label, kind, size, kw, tokens in jobs(flags.sizes.split(","), flags.what.split(","), flags.dtype):
+        sides = [Side(sys.executable, "decoder_lab.benchmark.ours")]
+        if flags.peer_python:
+            sides.append(Side(flags.peer_python, "decoder_lab.benchmark.peer"))
+        found = measure(sides, kind, kw, flags.rounds, flags.seconds)
+        for side in sides:
+            side.close()
+        table.append(_row(label, kind, size, tokens, found, flags.peak_tflops))
+    if flags.output:
+        about = {"date": time.strftime("%Y-%m-%d"), "python": platform.python_version(), "machine": platform.processor() or platform.machine()}
+        flags.output.write_text(json.dumps({**about, "flags": argv, "results": table}, indent=1) + "\n")
+
+
+def _row(label: str, kind: str, size: str, tokens: int, found: list[dict], peak: float) -> dict[str, Any]:
+    ours = statistics.median(found[0]["runs"])
+    row = {"what": label, "tokens_per_second": tokens / ours, "first_run_seconds": found[0]["first"], "name": found[0]["name"]}
+    ratio = ""
+    if len(found) > 1:
+        ratios = [b / a for a, b in zip(found[0]["runs"], found[1]["runs"], strict=True)]
+        theirs = tokens / statistics.median(found[1]["runs"])
+        row |= {"peer": found[1]["name"], "peer_tokens_per_second": theirs, "ratio": statistics.median(ratios), "ratios": ratios}
+        ratio = f"{theirs:14,.0f} {row['ratio']:6.2f} {min(ratios):6.2f}-{max(ratios):.2f}"
+    if peak and kind == "training":
+        row["mfu"] = tokens / ours * SHAPES[size].flops_per_token / (peak * 1e12)
+    print(f"{label:28} {tokens / ours:12,.0f} {ratio:>35} {found[0]['first']:9.1f}s {row.get('mfu', 0):6.1%}")
+    return row
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

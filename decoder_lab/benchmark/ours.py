@@ -1,0 +1,80 @@
+"""One side of the measurement: decoder_lab. Reads one job a line (JSON) from standard input, answers with one line."""
+
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from decoder_lab.benchmark import protocol
+from decoder_lab.benchmark.shapes import SHAPES
+from decoder_lab.core import config as config_lib
+from decoder_lab.core import lookup, runtime
+from decoder_lab.decoding.generate import Generator
+from decoder_lab.decoding.settings import Beam, Sampling
+from decoder_lab.optim import optimizer as optim
+from decoder_lab.training import experiment as experiments
+from decoder_lab.training import step as steps
+
+
+def training(size: str, dtype: str) -> Callable[[int], float]:
+    """Returns a function that takes n optimiser steps on random tokens and returns their seconds."""
+    shape = SHAPES[size]
+    config = _config(size, dtype)
+    model = experiments.make_model(config, shape.vocab_size)
+    task = lookup.find("task", "language_modeling")(tokenizer=None)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, shape.vocab_size, size=(shape.batch_size, shape.length + 1), dtype=np.int32)
+    batch = {"tokens": tokens[:, :-1], "labels": tokens[:, 1:], "weights": np.ones((shape.batch_size, shape.length), np.float32)}
+    batch = jax.device_put(batch)
+
+    def init(key):
+        return model.init(key, batch["tokens"][:1, :8])["params"]
+
+    optimizer, lr_fn = optim.make(config, 1000, int, jax.eval_shape(init, jax.random.key(0)))
+    metrics_fn = lambda params, batch, key: task.metrics(model, params, batch, rng=key)  # noqa: E731
+    step = steps.make_train_step(metrics_fn, optimizer, lr_fn, accumulate=1, ema=0.0, on_nonfinite="stop")
+    step = jax.jit(step, donate_argnums=0)
+    state = [jax.jit(lambda: steps.init_state(init(jax.random.key(0)), optimizer, 0, False))()]
+
+    def run(count: int) -> float:
+        began = time.perf_counter()
+        for _ in range(count):
+            state[0], metrics = step(state[0], batch)
+        jax.block_until_ready((state[0], metrics))
+        return time.perf_counter() - began
+
+    return run
+
+
+def generation(size: str, dtype: str, batch_size: int, beam: int, new_tokens: int = 128) -> Callable[[int], float]:
+    """Returns a function that writes `new_tokens` tokens after prompts of 32, n times over, and returns the seconds."""
+    shape = SHAPES[size]
+    model = experiments.make_model(_config(size, dtype), shape.vocab_size)
+    params = jax.jit(lambda: model.init(jax.random.key(0), np.zeros((1, 8), np.int32))["params"])()
+    prompts = np.random.default_rng(0).integers(0, shape.vocab_size, size=(batch_size, 32)).tolist()
+    generator = Generator.from_model(model)
+    settings = Beam(size=beam) if beam > 1 else Sampling(temperature=0.0)
+
+    def run(count: int) -> float:
+        began = time.perf_counter()
+        for _ in range(count):
+            found = generator.generate(params, prompts, new_tokens, settings)
+        assert all(len(f[0].tokens) == new_tokens for f in found)
+        return time.perf_counter() - began
+
+    return run
+
+
+def _config(size: str, dtype: str):
+    shape = SHAPES[size]
+    kw = dict(num_layers=shape.num_layers, num_heads=shape.num_heads, width=shape.width)
+    delta = dict(
+        model=dict(name="decoder_only", kw=kw), sequence_length=shape.max_length, batch_size=shape.batch_size, dtype=dtype, lr=1e-4
+    )
+    return config_lib.resolve(delta)
+
+
+if __name__ == "__main__":
+    runtime.compilation_cache()
+    protocol.serve({"training": training, "generation": generation}, lambda: f"jax {jax.__version__} on {jax.devices()[0].device_kind}")

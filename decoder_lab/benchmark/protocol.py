@@ -1,0 +1,49 @@
+"""How the measuring process talks to the processes that it measures: a job a line, an answer a line, both JSON."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def serve(kinds: dict[str, Callable], name: Callable[[], str]) -> None:
+    """Answers jobs until standard input ends: {"prepare": kind, "kw": {...}} and then {"count": n} -> {"seconds": s}."""
+    out, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints must not look like an answer
+    run = None
+    for line in sys.stdin:
+        job = json.loads(line)
+        if "prepare" in job:
+            run = kinds[job["prepare"]](**job["kw"])
+            answer: dict[str, Any] = {"name": name()}
+        else:
+            answer = {"seconds": run(job["count"])}
+        print(json.dumps(answer), file=out, flush=True)
+
+
+class Side:
+    """One measured process."""
+
+    def __init__(self, python: str, module: str):
+        environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.getcwd()}
+        self._process = subprocess.Popen(
+            [python, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+
+    def ask(self, **job: Any) -> dict:
+        """Sends one job, waits for its answer. Errors: RuntimeError with what the process printed, if it died."""
+        try:
+            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise RuntimeError(f"the measured process died:\n{self._process.stderr.read()[-3000:]}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.wait()

@@ -1,0 +1,39 @@
+"""The shapes that are measured."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """One model (GPT-2's architecture) and the batch that it is trained on."""
+
+    num_layers: int
+    num_heads: int
+    width: int
+    vocab_size: int
+    length: int  # T, tokens in a row
+    batch_size: int  # B, rows
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of GPT-2's architecture with tied embeddings."""
+        d = self.width
+        return self.vocab_size * d + self.max_length * d + self.num_layers * (12 * d * d + 13 * d) + 2 * d
+
+    @property
+    def max_length(self) -> int:
+        """Positions that the model has: room for the row, and for a prompt of 32 and 128 new tokens."""
+        return max(self.length, 160)
+
+    @property
+    def flops_per_token(self) -> float:
+        """Forward and backward FLOPs a token: 6 a parameter that multiplies, 12 L D T for attention (PaLM, arXiv:2204.02311, appendix B)."""
+        return 6 * (self.num_parameters - self.max_length * self.width) + 12 * self.num_layers * self.width * self.length
+
+
+SHAPES = {
+    "small": Shape(num_layers=4, num_heads=4, width=128, vocab_size=65, length=64, batch_size=12),
+    "medium": Shape(num_layers=6, num_heads=6, width=384, vocab_size=65, length=256, batch_size=16),
+    "gpt2": Shape(num_layers=12, num_heads=12, width=768, vocab_size=50257, length=256, batch_size=4),
+    "gpt2-1024": Shape(num_layers=12, num_heads=12, width=768, vocab_size=50257, length=1024, batch_size=32),
+}

@@ -1,0 +1,109 @@
+"""Starting from a part of another run's parameters, by path patterns. Nothing is left out or changed without being named."""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from decoder_lab.core import tree
+from decoder_lab.core.errors import UserError, nearest, unknown
+
+RULES = ("include", "rename", "exclude")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What became of every parameter: this run's `loaded` and `initial`, the source's `unused`; `cast` is {path: "old -> new"}."""
+
+    loaded: list[str]
+    initial: list[str]
+    unused: list[str]
+    cast: dict[str, str]
+
+    def __str__(self) -> str:
+        parts = (("loaded", self.loaded), ("left at the initial value", self.initial), ("in the source, not used", self.unused))
+        lines = [f"{what}: {len(paths)}\n{_grouped(paths)}".rstrip() for what, paths in parts]
+        lines += [f"cast on loading: {path} {how}" for path, how in self.cast.items()]
+        return "\n".join(lines)
+
+
+def init_from(params: Any, source_params: Any, rules: Mapping[str, Any]) -> tuple[Any, Report]:
+    """Returns `params` with what the rules take from `source_params`, and the report of it, to be printed.
+
+    Rules, all optional; patterns are regular expressions searched for anywhere in a path of the source:
+      include: the paths to take; without it all.
+      exclude: of those, the ones to leave.
+      rename: {pattern: replacement}, applied in order by `re.sub` to what is taken.
+    A taken path that this run lacks is reported as not used; if a rename made it, it is an error. Arrays get this run's dtype and sharding.
+
+    Errors: UserError, listing both sides, for a pattern that matches nothing, a renamed path that this run lacks, two sources of one
+    parameter, another shape, or nothing loaded at all.
+    """
+    if wrong := sorted(set(rules) - set(RULES)):
+        raise UserError(unknown("init_from", wrong[0], RULES))
+    wanted, source = tree.flatten(params), tree.flatten(source_params)
+    include, exclude, rename = tuple(rules.get("include", ())), tuple(rules.get("exclude", ())), dict(rules.get("rename", {}))
+    tree.check_patterns(source_params, (*include, *exclude), "init_from")
+    taken = [path for path in source if (not include or _any(include, path)) and not _any(exclude, path)]
+    targets = _renamed(taken, rename)
+    _check(targets, wanted, source)
+
+    origin = {target: path for path, target in targets.items() if target in wanted}
+    loaded = {target: _onto(wanted[target], source[path]) for target, path in origin.items()}
+    kinds = {target: (np.dtype(source[path].dtype), np.dtype(wanted[target].dtype)) for target, path in origin.items()}
+    report = Report(
+        loaded=sorted(origin),
+        initial=sorted(set(wanted) - set(origin)),
+        unused=sorted(set(source) - set(origin.values())),
+        cast={target: f"{old} -> {new}" for target, (old, new) in sorted(kinds.items()) if old != new},
+    )
+    return jax.tree.map(lambda path, leaf: loaded.get(path, leaf), tree.paths(params), params), report
+
+
+def _check(targets: dict[str, str], wanted: dict[str, Any], source: dict[str, Any]) -> None:
+    """Raises all problems at once."""
+    problems, origin = [], {}
+    for path, target in targets.items():
+        if target not in wanted:
+            if target != path:
+                problems.append(f'"{path}" is renamed to "{target}", which this run lacks.{nearest(target, wanted)}')
+            continue
+        if target in origin:
+            problems.append(f'"{origin[target]}" and "{path}" would both become "{target}"')
+        origin[target] = path
+        if source[path].shape != wanted[target].shape:
+            problems.append(f'"{target}" has shape {tuple(wanted[target].shape)} in this run, {tuple(source[path].shape)} in the source')
+    if not origin and not problems:
+        problems.append("no path of the source is one of this run's; a rename may be missing")
+    if problems:
+        listing = "\n".join(f"  {p}" for p in problems)
+        raise UserError(f"init_from:\n{listing}\nthis run has:\n{_grouped(wanted)}\nthe source has:\n{_grouped(source)}")
+
+
+def _any(patterns: Iterable[str], path: str) -> bool:
+    return any(re.search(pattern, path) for pattern in patterns)
+
+
+def _renamed(taken: list[str], rename: Mapping[str, str]) -> dict[str, str]:
+    """Returns {path of the source: path in this run}; each pattern sees what the ones before it made."""
+    targets = {path: path for path in taken}
+    for pattern, replacement in rename.items():
+        if not any(re.search(pattern, target) for target in targets.values()):
+            raise UserError(f'init_from.rename: "{pattern}" matches nothing of what is taken:\n{_grouped(targets.values())}')
+        targets = {path: re.sub(pattern, replacement, target) for path, target in targets.items()}
+    return targets
+
+
+def _onto(leaf: Any, value: Any) -> Any:
+    return jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding)
+
+
+def _grouped(paths: Iterable[str]) -> str:
+    """Returns one line a path; paths that differ only in numbers, as those of many layers do, share one: "layer_#/mlp/kernel (12)"."""
+    groups: dict[str, list[str]] = {}
+    for path in paths:
+        groups.setdefault(re.sub(r"\d+", "#", path), []).append(path)
+    return "\n".join(f"  {group} ({len(of)})" if len(of) > 1 else f"  {of[0]}" for group, of in groups.items())

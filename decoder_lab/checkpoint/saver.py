@@ -1,0 +1,294 @@
+"""Saving, keeping and restoring the states of one run.
+
+`save` returns as soon as the arrays are copied; the rest happens behind the training step. The newest `keep` checkpoints and the
+`keep_best` best ones stay. Every byte of a checkpoint is checked before it is restored: a damaged one is reported in one line and the one
+before it is used.
+"""
+
+import json
+import math
+import pathlib
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from decoder_lab.checkpoint import snapshot
+from decoder_lab.core import tree
+from decoder_lab.core.errors import UserError
+
+TEMPORARY = ".writing-"  # the beginning of a name that is being written; never read
+DELETED = ".deleting-"  # ... and of one that is being deleted: a deletion, too, is seen wholly or not at all
+MOST_ERROR_CHARACTERS = 300  # Orbax repeats long paths several times
+
+
+class Saver:
+    """The checkpoints of one directory. One process writes; any number may read.
+
+    Args:
+      directory: made by the first save.
+      keep: how many of the newest stay (at least 1).
+      keep_best: how many of the best by `metric` stay besides; needs `metrics` with that name at each `save` that is to compete.
+      metric, mode: the name of a number in `metrics`, and whether a lower ("min") or a higher ("max") one is better. Equal: the earlier.
+      report: takes one line about a damaged checkpoint, a save that failed, or what was dropped.
+    """
+
+    def __init__(
+        self,
+        directory: str | pathlib.Path,
+        keep: int = 1,
+        keep_best: int = 0,
+        metric: str = "",
+        mode: Literal["min", "max"] = "min",
+        report: Callable[[str], None] = print,
+    ):
+        if keep < 1 or keep_best < 0 or (keep_best and not metric) or mode not in ("min", "max"):
+            raise UserError(
+                f'checkpoints: got keep={keep}, keep_best={keep_best}, metric="{metric}", mode="{mode}"; '
+                'keep is at least 1, keep_best at least 0 and needs a metric, mode is "min" or "max".'
+            )
+        self.directory = pathlib.Path(directory).absolute()
+        self.keep, self.keep_best, self.metric, self.mode, self.report = keep, keep_best, metric, mode, report
+        self.blocked_seconds = 0.0  # how long all calls of `save` and `wait` have held up their caller
+        self._thread: threading.Thread | None = None
+        self._failure: UserError | None = None
+        self._own: set[int] = set()  # steps that this saver wrote or restored: their checkpoints hold what the run holds
+        self._damaged: set[int] = set()
+
+    def steps(self) -> list[int]:
+        """Returns the steps of all checkpoints, oldest first; their contents are checked only by `restore`."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdecimal())
+
+    def best_step(self) -> int | None:
+        """Returns the step of the best checkpoint by the metric, None if none has it."""
+        return next(iter(self._ranked()), None)
+
+    def save(self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float] | None = None, wait: bool = False) -> float:
+        """Starts saving the state after `step` updates; returns the seconds that the caller was held up.
+
+        `state` is any pytree of arrays, typed keys and numbers; `meta` is plain JSON (data position, best so far, config, versions), saved
+        with it or not at all. A step that this saver has saved or restored already is not saved again. Checkpoints after `step` belong to a
+        future that was given up by restoring an earlier step: they are dropped once this one is complete.
+
+        Errors: UserError if the directory holds other steps and this saver restored none of them. A failure such as a full disk is
+        reported, older checkpoints stay, and the next save tries again; `save(wait=True)`, `wait` and `close` raise the last one's.
+        """
+        began = time.perf_counter()
+        json.dumps([meta, metrics])  # what cannot be saved shall fail here, in the caller
+        self._join()
+        if step not in self._own:
+            self._refuse_to_mix(step)
+            self._start(step, state, meta, {name: float(value) for name, value in (metrics or {}).items()})
+        blocked = time.perf_counter() - began
+        self.blocked_seconds += blocked
+        if wait:
+            blocked += self.wait()
+        return blocked
+
+    def restore(self, template: Any, step: int | str | None = None) -> tuple[Any, dict[str, Any], int]:
+        """Returns (state, meta, step) of the "latest" (or None), the "best", or one given step.
+
+        The state has the template's structure and shardings; every bit is the one that was saved. A template leaf is an array or a
+        `jax.ShapeDtypeStruct`. Errors: UserError if no checkpoint is intact, or if paths, shapes or dtypes differ from the template's.
+        """
+        chosen, record = self._choose(step)
+        leaves, structure = jax.tree.flatten(template)
+        wanted = dict(zip(tree.flatten(template), (_wanted(leaf) for leaf in leaves), strict=True))
+        stored = {path: jax.ShapeDtypeStruct(shape, np.dtype(dtype)) for path, (dtype, shape) in record["arrays"].items()}
+        if lines := tree.diff(_forms(wanted), stored):
+            listing = "\n".join(f"  {line}" for line in lines)
+            raise UserError(
+                f"checkpoint {self._path(chosen)} does not fit this run (expected: this run; got: the checkpoint):\n{listing}\n"
+                "Resume with the config that wrote it, or load a part of it with init_from."
+            )
+        arrays = snapshot.load(self._path(chosen), wanted)
+        state = jax.tree.unflatten(structure, [_like(leaf, arrays[path]) for leaf, path in zip(leaves, wanted, strict=True)])
+        self._own = {chosen}
+        return state, record["meta"], chosen
+
+    def restore_params(
+        self, step: int | str | None = None, names: tuple[str, ...] = ("params", "ema")
+    ) -> tuple[dict[str, Any], dict[str, Any], int]:
+        """Returns ({"params": ..., "ema": ...}, meta, step) as nested dicts of numpy arrays; needs no template, reads no optimiser state.
+
+        What the checkpoint does not hold of `names` is left out. Errors: UserError if none is intact, or the first name is not in it.
+        """
+        chosen, record = self._choose(step)
+        stored = {path: form for path, form in record["arrays"].items() if path.split("/")[0] in names}
+        if not any(path.split("/")[0] == names[0] for path in stored):
+            held = sorted({path.split("/")[0] for path in record["arrays"]})
+            raise UserError(f'checkpoint {self._path(chosen)} holds no "{names[0]}"; it holds {", ".join(held)}.')
+        wanted = {path: np.empty(shape, np.dtype(dtype)) for path, (dtype, shape) in stored.items()}
+        return snapshot.nest(snapshot.load(self._path(chosen), wanted)), record["meta"], chosen
+
+    def wait(self) -> float:
+        """Waits until the last save is complete; returns the seconds that took. Errors: UserError if it failed."""
+        began = time.perf_counter()
+        self._join()
+        waited = time.perf_counter() - began
+        self.blocked_seconds += waited
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        return waited
+
+    def close(self) -> None:
+        """Waits for the last save. Errors: UserError if it failed, so that a run never ends well with its end unsaved."""
+        self.wait()
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, kind: type | None, *_: Any) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._join()  # a failed save was reported; the error that ends the run is the one to show
+
+    # --- writing ---
+
+    def _start(self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float]) -> None:
+        temporary = self.directory / f"{TEMPORARY}{step}"
+        self._failure = None
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            arrays = snapshot.arrays_of(state)
+            forms = {path: snapshot.form(a) for path, a in arrays.items()}
+            response = snapshot.start(temporary, arrays)
+        except (OSError, ValueError) as error:  # Orbax wraps a full disk in a ValueError
+            self._fail(step, error)
+            return
+        about = dict(step=step, metrics=metrics, meta=meta)
+        self._thread = threading.Thread(target=self._finish, args=(response, step, temporary, forms, about), name=f"checkpoint {step}")
+        self._thread.start()
+
+    def _finish(self, response: Any, step: int, temporary: pathlib.Path, forms: dict[str, Any], about: dict[str, Any]) -> None:
+        try:
+            response.result()
+            if self._path(step).exists():
+                self._drop(step)
+            snapshot.seal(temporary, self._path(step), forms, **about)
+            self._own.add(step)
+            self._damaged.discard(step)
+            self._retain(step)
+        except Exception as error:  # kept with its context and raised by `wait`, in the caller's thread
+            self._fail(step, error)
+
+    def _fail(self, step: int, error: Exception) -> None:
+        what = str(error)[:MOST_ERROR_CHARACTERS]
+        self._failure = UserError(
+            f"checkpoint {step} in {self.directory} could not be saved: {what}. Is the disk full? Older checkpoints are intact."
+        )
+        self._failure.__cause__ = error
+        shutil.rmtree(self.directory / f"{TEMPORARY}{step}", ignore_errors=True)
+        self.report(str(self._failure))
+
+    def _retain(self, step: int) -> None:
+        """Keeps the newest and the best; drops the rest and whatever lies after `step`."""
+        good = [s for s in self.steps() if s <= step and s not in self._damaged]
+        kept = set(good[-self.keep :]) | set([s for s in self._ranked() if s <= step][: self.keep_best])
+        for other in self.steps():
+            if other > step:
+                self.report(f"checkpoint {other} dropped: the run went on from an earlier step")
+            if other > step or (other in good and other not in kept):
+                self._drop(other)
+
+    def _ranked(self) -> list[int]:
+        """Returns the steps that have the metric, best first."""
+        values = {}
+        for step in self.steps():
+            try:
+                value = snapshot.read_record(self._path(step))["metrics"].get(self.metric, math.nan)
+            except snapshot.Damaged:
+                continue
+            if step not in self._damaged and not math.isnan(value):
+                values[step] = value if self.mode == "min" else -value
+        return sorted(values, key=lambda step: (values[step], step))
+
+    def _refuse_to_mix(self, step: int) -> None:
+        """A run that starts anew among another run's checkpoints would later be resumed from the other's, or drop them."""
+        if (others := [s for s in self.steps() if s != step]) and not self._own:
+            raise UserError(
+                f"{self.directory} holds checkpoints (steps {others}) that this run did not restore; step {step} may not be saved among "
+                "them. Resume from them, or use another workdir."
+            )
+
+    def _drop(self, step: int) -> None:
+        doomed = self.directory / f"{DELETED}{step}"
+        self._path(step).rename(doomed)
+        shutil.rmtree(doomed)
+
+    def _sweep(self) -> None:
+        """Removes what an earlier process left half-written or half-deleted. Readers may not: a save may be running."""
+        for path in self.directory.iterdir():
+            if path.name.startswith((TEMPORARY, DELETED)):
+                shutil.rmtree(path)
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    # --- reading ---
+
+    def _choose(self, step: int | str | None) -> tuple[int, dict[str, Any]]:
+        """Returns (step, record) of the first intact one of those that `step` stands for."""
+        self._join()
+        candidates = self._candidates("latest" if step is None else step)
+        for candidate in candidates:
+            try:
+                return candidate, snapshot.check(self._path(candidate))
+            except snapshot.Damaged as damage:
+                self._damaged.add(candidate)
+                rest = "" if candidate == candidates[-1] else "; using the one before it"
+                self.report(f"checkpoint {candidate} in {self.directory} is damaged: {damage}{rest}")
+        raise UserError(
+            f"{self.directory}: of the checkpoints {sorted(candidates)} none is intact. Name another step, bring them back from a copy, or "
+            "start again in another workdir."
+        )
+
+    def _candidates(self, step: int | str) -> list[int]:
+        known = self.steps()
+        if not known:
+            raise UserError(f"{self.directory} holds no checkpoint.")
+        if step == "latest":
+            return known[::-1]
+        if step == "best":
+            if ranked := self._ranked():
+                return ranked
+            raise UserError(f'{self.directory}: no checkpoint has the metric "{self.metric}". Steps: {known}.')
+        if step in known:
+            return [int(step)]
+        raise UserError(f'{self.directory} holds no checkpoint of step {step!r}. Known: {known}, "latest", "best".')
+
+    def _path(self, step: int) -> pathlib.Path:
+        return self.directory / str(step)
+
+
+def _wanted(leaf: Any) -> Any:
+    """Returns what to load for a template leaf: a numpy array, or the shape, dtype and sharding of a jax one."""
+    if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        return np.asarray(leaf)
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    data = jax.eval_shape(jax.random.key_data, leaf) if snapshot.is_key(leaf) else leaf
+    return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)
+
+
+def _like(leaf: Any, array: Any) -> Any:
+    """Returns a loaded array as the kind of thing that the template leaf is."""
+    if snapshot.is_key(leaf):
+        found: list[Any] = []
+        jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)  # key_impl takes no ShapeDtypeStruct by itself
+        return jax.random.wrap_key_data(array, impl=found[0])
+    return type(leaf)(array.item()) if isinstance(leaf, bool | int | float) else array
+
+
+def _forms(wanted: dict[str, Any]) -> dict[str, Any]:
+    return {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in wanted.items()}

@@ -1,0 +1,123 @@
+"""What each --mode of the program does. JAX is imported inside, once the config and the flags are known to be sane."""
+
+import argparse
+import json
+import pathlib
+import sys
+from typing import Any
+
+from decoder_lab.core import config as config_lib
+from decoder_lab.core import runtime
+from decoder_lab.core.errors import UserError
+from decoder_lab.serving.options import Options
+
+
+def config_for(flags: argparse.Namespace, overrides: list[str]) -> Any:
+    """Returns the resolved config: of --config, or of the run in the workdir. Errors: UserError with every problem."""
+    saved = flags.workdir / "config.json" if flags.workdir else None
+    if flags.config:
+        return config_lib.load(flags.config, overrides)
+    if saved and saved.is_file():
+        return config_lib.resolve(json.loads(saved.read_text()), overrides, str(saved))
+    if flags.workdir and flags.workdir.exists():
+        raise UserError(f"{flags.workdir} holds no run (there is no config.json in it): say --config=experiments/... to begin one.")
+    known = sorted(str(p) for p in pathlib.Path(".").glob("experiments/**/*.py"))
+    raise UserError("say --config=FILE, or --workdir of a run. Configs here: " + (", ".join(known) or "none") + ".")
+
+
+def train(config: Any, flags: argparse.Namespace) -> int:
+    """Trains, or goes on with, the run in the workdir; draws its curves at the end."""
+    if flags.workdir is None:
+        raise UserError("--workdir: say where the run shall live, such as --workdir=runs/first.")
+    _refuse_other_config(config, flags)
+    with runtime.RunLock(flags.workdir):
+        runtime.begin(flags.workdir, config_lib.to_json(config), config_lib.digest(config), sys.argv)
+        from decoder_lab.report import plots
+        from decoder_lab.training import experiment as experiments
+        from decoder_lab.training import loop
+
+        code = loop.train(experiments.Experiment(config, flags.workdir), flags.workdir)
+        picture = plots.curves(flags.workdir / "metrics.jsonl", flags.workdir / "curves.png")
+        if code == 0:
+            print(f"curves: {picture}")
+            print(f'next: python -m decoder_lab.main --mode=generate --workdir={flags.workdir} --prompt="..." --num_tokens=200')
+        return code
+
+
+def _refuse_other_config(config: Any, flags: argparse.Namespace) -> None:
+    saved = flags.workdir / "config.json"
+    if not saved.is_file() or flags.allow_changes:
+        return
+    changed = config_lib.differences(config_lib.from_json(saved.read_text()), config)
+    if changed:
+        lines = [f"{flags.workdir} was begun with another config:", *(f"  - {c}" for c in changed)]
+        raise UserError("\n".join([*lines, "Use another --workdir, or --allow_changes to go on with the new settings."]))
+
+
+def evaluate(config: Any, flags: argparse.Namespace) -> int:
+    """Evaluates a checkpoint of a run: with the run's own evaluators, or by one whole pass over --split."""
+    experiment = _open_run(config, flags)
+    from decoder_lab.evaluators import mean
+    from decoder_lab.training import experiment as experiments
+    from decoder_lab.training import loop, resume
+
+    if flags.split:
+        chosen = {flags.split: mean.Evaluator(experiments.Context(experiment), split=flags.split)}
+    else:
+        chosen = {name: evaluator for name, (evaluator, _) in experiments.make_evaluators(experiment).items()}
+    step, results = loop.evaluate(experiment, resume.make_saver(config, flags.workdir, print), flags.checkpoint, chosen)
+    for name, value in results.items():
+        print(f"{name} = {value:.6g}" if isinstance(value, float) else f"{name}:\n{value}")
+    record = flags.workdir / "evaluation.json"
+    record.write_text(json.dumps({"step": step, "checkpoint": flags.checkpoint, **results}, indent=2) + "\n")
+    print(f"written to {record}")
+    return 0
+
+
+def generate(config: Any, flags: argparse.Namespace) -> int:
+    """Writes text with a run's checkpoint, as it is made."""
+    options = Options(**{name: getattr(flags, name) for name in Options.__dataclass_fields__ if getattr(flags, name) is not None})
+    if wrong := options.problems():
+        raise UserError("\n".join(wrong))
+    experiment = _open_run(config, flags)
+    from decoder_lab.serving import generate as serving
+    from decoder_lab.training import resume
+
+    params, _ = resume.inference_params(config, flags.workdir, flags.checkpoint, experiment)
+    serving.run(experiment.model, params, experiment.tokenizer, options, out=sys.stdout)
+    return 0
+
+
+def plot_schedule(config: Any, flags: argparse.Namespace) -> int:
+    """Draws the learning rate of a config over its steps; nothing is trained."""
+    from decoder_lab.report import plots
+    from decoder_lab.training import experiment as experiments
+
+    folder = flags.workdir or pathlib.Path("runs")
+    folder.mkdir(parents=True, exist_ok=True)
+    experiment = experiments.Experiment(config, folder)
+    total = experiment.clockwork.total_steps
+    picture = plots.schedule_figure({config.schedule.name: experiment.lr_fn}, total, folder / "schedule.png")
+    for step in sorted({0, total // 10, total // 2, total * 9 // 10, total}):
+        print(f"step {step:>8}: lr {float(experiment.lr_fn(step)):.6g}")
+    print(f"picture: {picture}")
+    return 0
+
+
+def replay(config: Any, flags: argparse.Namespace) -> int:
+    """Runs the step that stopped a run once more and names the parameters whose gradients are not finite."""
+    experiment = _open_run(config, flags)
+    from decoder_lab.training import nonfinite
+
+    for line in nonfinite.replay(experiment, flags.workdir):
+        print(line)
+    return 0
+
+
+def _open_run(config: Any, flags: argparse.Namespace) -> Any:
+    if flags.workdir is None or not (flags.workdir / "config.json").is_file():
+        raise UserError(f"--workdir: expected the folder of a run (with a config.json), got {flags.workdir}.")
+    runtime.compilation_cache()
+    from decoder_lab.training import experiment as experiments
+
+    return experiments.Experiment(config, flags.workdir, report=lambda line: print(line, file=sys.stderr))

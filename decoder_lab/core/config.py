@@ -1,0 +1,378 @@
+"""Config file + command line -> one complete, typed, locked ConfigDict, or the list of everything that is wrong with it.
+
+`load("experiments/x.py:key=value", ["lr=1e-3"])` runs `get_config(arg)` of the file, lays its values over the defaults of
+`core/fields.py`, completes every plug-in from its own signature, applies the overrides and checks the result. JAX is not imported.
+Containers, types and placeholders are ml_collections'; its flag parser stops at the first mistake and cannot follow a changed plug-in
+name, so overrides are parsed here.
+"""
+
+import difflib
+import hashlib
+import json
+import pathlib
+import re
+import runpy
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import config_dict
+
+from decoder_lab.core import durations, fields, lookup
+from decoder_lab.core import values as typed
+from decoder_lab.core.errors import UserError, nearest
+from decoder_lab.core.lookup import Field
+
+GROUP = Field(dict)  # stands for a dict whose entries are settings of their own
+
+
+def load(spec: str, overrides: list[str] = ()) -> config_dict.ConfigDict:
+    """Returns the complete config of "file.py[:argument]" under "key=value" overrides. Errors: one UserError with every problem."""
+    return resolve(read_file(spec), overrides, spec)
+
+
+def read_file(spec: str) -> dict:
+    """Runs `get_config(argument)` of "file.py[:argument]" and returns its value as a plain nested dict."""
+    path, _, argument = spec.partition(":")
+    if not pathlib.Path(path).is_file():
+        near = difflib.get_close_matches(path, [str(p) for p in pathlib.Path(".").glob("experiments/**/*.py")], 3, 0.5)
+        raise UserError(f"--config: there is no file {path}." + (f" Did you mean {' or '.join(near)}?" if near else ""))
+    try:
+        module = runpy.run_path(path)
+        if "get_config" not in module:
+            raise UserError(f"--config: {path} does not define get_config(arg).")
+        takes = module["get_config"].__code__.co_argcount
+        if argument and not takes:
+            raise UserError(f'--config: get_config of {path} takes no argument, got ":{argument}".')
+        config = module["get_config"](*([argument] if takes else []))
+    except UserError:
+        raise
+    except Exception as error:
+        where = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        line = f":{where[-1].lineno}" if where else ""
+        raise UserError(f"--config: {path}{line} failed: {type(error).__name__}: {error}") from error
+    return _plain(config)
+
+
+def parse_argument(argument: str, **defaults: Any) -> config_dict.ConfigDict:
+    """Parses the "key=value,key=value" after the colon of --config=file.py:... by the types of `defaults`; unknown keys are errors."""
+    values = config_dict.ConfigDict(defaults)
+    for item in filter(None, argument.split(",")):
+        key, equals, text = item.partition("=")
+        if key not in defaults:
+            raise UserError(f'config argument "{key}" is not known.{nearest(key, defaults)} Known: {", ".join(sorted(defaults))}.')
+        kind = type(defaults[key])
+        values[key] = typed.parse(Field(kind), text if equals else "true") if kind is not str else text
+    return values
+
+
+def resolve(delta: dict, overrides: list[str] = (), spec: str = "config") -> config_dict.ConfigDict:
+    """Lays a nested dict and overrides over the defaults; returns the complete locked config. Errors: one UserError with all problems."""
+    problems: list[str] = []
+    pairs = _split_overrides(overrides, problems)
+    values = _merge_known(delta, problems, spec)
+    _apply_names(values, pairs, problems)
+    tree = _complete(values, pairs, problems, spec)
+    _check(tree, problems)
+    if problems:
+        head = f"{spec} has {len(problems)} problem{'s' if len(problems) > 1 else ''}:"
+        raise UserError("\n".join([head, *(f"  - {p}" for p in dict.fromkeys(problems))]))
+    return _locked(tree)
+
+
+def _split_overrides(overrides: list[str], problems: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            problems.append(f"--config.{key}: expected --config.{key}=value.")
+        pairs[key] = value
+    return pairs
+
+
+def _merge_known(delta: dict, problems: list[str], spec: str) -> dict[str, Any]:
+    """Returns {dotted name of fields.FIELDS: value}, the defaults overlaid with the file's values."""
+    values = {name: field.default for name, field in fields.FIELDS.items()}
+    groups = {name.split(".")[0] for name in fields.FIELDS if "." in name}
+
+    def put(name: str, value: Any) -> None:
+        field = fields.FIELDS[name]
+        if field.plugin and isinstance(value, str):
+            value = dict(name=value, kw={})
+        if field.type is dict or field.plugin:
+            ok = isinstance(value, dict)
+        else:
+            value, ok = typed.cast(field, value)
+        if ok:
+            values[name] = value
+        else:
+            problems.append(f"{name}: got {value!r}, expected {typed.type_name(field)}.")
+
+    for key, value in delta.items():
+        if key in fields.FIELDS:
+            put(key, value)
+        elif key in groups and isinstance(value, dict):
+            for inner, item in value.items():
+                if f"{key}.{inner}" in fields.FIELDS:
+                    put(f"{key}.{inner}", item)
+                else:
+                    problems.append(_unknown(f"{key}.{inner}", fields.FIELDS, spec))
+        else:
+            problems.append(_unknown(key, {*fields.FIELDS, *groups}, spec))
+    return values
+
+
+def _apply_names(values: dict[str, Any], pairs: dict[str, str], problems: list[str]) -> None:
+    """Applies overrides of plug-in names first; settings that the new plug-in does not know go with the old one."""
+    for key in [k for k in pairs if k.endswith(".name") and k != "optimizer.name"]:
+        parent = key.removesuffix(".name")
+        for name, field in fields.FIELDS.items():
+            if field.plugin and name == parent:
+                values[name] = _renamed(values[name], field.plugin, pairs.pop(key), problems)
+            elif field.plugins and parent.startswith(name + ".") and parent[len(name) + 1 :] in values[name]:
+                entry = parent[len(name) + 1 :]
+                values[name] = {**values[name], entry: _renamed(values[name][entry], field.plugins, pairs.pop(key), problems)}
+    if "optimizer.name" in pairs:
+        old = dict(name=values["optimizer.name"], kw=values["optimizer.kw"])
+        renamed = _renamed(old, "optimizer", pairs.pop("optimizer.name"), problems)
+        values["optimizer.name"], values["optimizer.kw"] = renamed["name"], renamed["kw"]
+
+
+def _renamed(plugin: dict, kind: str, name: str, problems: list[str]) -> dict:
+    try:
+        known = lookup.fields(kind, name)
+    except UserError as error:
+        problems.append(str(error))
+        return plugin
+    return {**plugin, "name": name, "kw": {k: v for k, v in plugin.get("kw", {}).items() if k in known}}
+
+
+def _complete(values: dict[str, Any], pairs: dict[str, str], problems: list[str], spec: str) -> dict[str, tuple[Field, Any]]:
+    """Returns {dotted path: (field, value)} of every setting, plug-ins completed and overrides applied."""
+    tree: dict[str, tuple[Field, Any]] = {}
+    for name, field in fields.FIELDS.items():
+        value = values[name]
+        if name == "optimizer.kw":
+            plugin = dict(name=values["optimizer.name"], kw=value)
+            _complete_kw("optimizer", "optimizer", plugin, pairs, tree, problems, spec)
+        elif field.plugin:
+            _complete_plugin(name, field.plugin, value, pairs, tree, problems, spec)
+        elif field.plugins:
+            tree[name] = (field, {})
+            for entry, plugin in value.items():
+                _complete_plugin(f"{name}.{entry}", field.plugins, plugin, pairs, tree, problems, spec, fields.EXTRA_KEYS.get(name, {}))
+        else:
+            tree[name] = (field, value)
+    for key, text in pairs.items():
+        _override(tree, key, text, problems)
+    return tree
+
+
+def _override(tree: dict[str, tuple[Field, Any]], key: str, text: str, problems: list[str]) -> None:
+    """Applies one `key=text` to the tree; below a free-form dict any key may be set."""
+    if key in tree and tree[key][0] is not GROUP:
+        try:
+            tree[key] = (tree[key][0], typed.parse(tree[key][0], text))
+        except ValueError:
+            problems.append(f"--config.{key}: got {text!r}, expected {typed.type_name(tree[key][0])}.")
+        return
+    free = [p for p, (f, _) in tree.items() if f.type is dict and f is not GROUP and not f.plugins and key.startswith(p + ".")]
+    if free:
+        field, value = tree[free[0]]
+        tree[free[0]] = (field, {**value, key[len(free[0]) + 1 :]: typed.literal(text)})
+    elif any(path.startswith(key + ".") for path in tree):
+        problems.append(f"--config.{key} is a group of settings; set one of them, such as --config.{key}.name.")
+    else:
+        problems.append(f"--config.{key} is not known.{_nearest_path(key, tree)}")
+
+
+def _complete_plugin(path, kind, plugin, pairs, tree, problems, spec, extra=None) -> None:
+    """Adds one plug-in, `dict(name, kw)` and its extra keys, to the tree, each of its fields typed."""
+    extra = extra or {}
+    if not isinstance(plugin, dict) or not isinstance(plugin.get("name"), str):
+        problems.append(f'{path}: got {plugin!r}, expected dict(name="...", kw=dict(...)).')
+        return
+    for key in plugin.keys() - {"name", "kw"} - extra.keys():
+        problems.append(_unknown(f"{path}.{key}", [f"{path}.{k}" for k in ("name", "kw", *extra)], spec))
+    tree[f"{path}.name"] = (Field(str), plugin["name"])
+    for key, field in extra.items():
+        tree[f"{path}.{key}"] = (field, plugin.get(key, field.default))
+    _complete_kw(path, kind, plugin, pairs, tree, problems, spec)
+
+
+def _complete_kw(path, kind, plugin, pairs, tree, problems, spec) -> None:
+    try:
+        known = lookup.fields(kind, plugin["name"])
+        table = lookup.variants(kind, plugin["name"])
+    except UserError as error:
+        problems.append(f"{path}: {error}")
+        return
+    chosen = plugin.get("kw") or {}
+    variant = pairs.get(f"{path}.kw.variant", chosen.get("variant", ""))
+    if variant and table and variant not in table:
+        problems.append(f'{path}.kw.variant: "{variant}" is not known.{nearest(variant, table)} Known: {", ".join(table)}.')
+    for key in chosen.keys() - known.keys():
+        problems.append(_unknown(f"{path}.kw.{key}", [f"{path}.kw.{k}" for k in known], spec, f" ({kind} {plugin['name']})"))
+    tree.setdefault(f"{path}.kw", (GROUP, {}))
+    for key, field in known.items():
+        value = chosen.get(key, table.get(variant, {}).get(key, field.default))
+        where = f"{path}.kw.{key}"
+        if value is lookup.UNREADABLE and where not in pairs:
+            continue
+        if field.plugin or field.plugins:
+            _complete_nested(where, field, value, pairs, tree, problems, spec)
+            continue
+        cast, ok = typed.cast(field, None if value is lookup.UNREADABLE else value)
+        if not ok:
+            problems.append(f"{where}: got {value!r}, expected {typed.type_name(field)}.")
+        tree[where] = (field, cast)
+
+
+def _complete_nested(where, field, value, pairs, tree, problems, spec) -> None:
+    if field.plugin:
+        _complete_plugin(where, field.plugin, value, pairs, tree, problems, spec)
+        return
+    tree[where] = (GROUP, {})
+    for entry, plugin in (value or {}).items():
+        _complete_plugin(f"{where}.{entry}", field.plugins, plugin, pairs, tree, problems, spec)
+
+
+def _check(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
+    """Checks values against choices, ranges and forms, and lets each plug-in check its own."""
+    for path, (field, value) in tree.items():
+        if field.choices and value is not None and value not in field.choices:
+            problems.append(f"{path}: got {value!r}, expected one of {', '.join(map(repr, field.choices))}.{nearest(value, field.choices)}")
+        bad = isinstance(value, int | float) and not isinstance(value, bool)
+        if path in fields.POSITIVE and bad and value <= 0:
+            problems.append(f"{path}: got {value!r}, expected more than 0.")
+        if path in fields.NOT_NEGATIVE and bad and value < 0:
+            problems.append(f"{path}: got {value!r}, expected 0 or more.")
+        if field.doc.startswith(fields.DURATION) and isinstance(value, str):
+            try:
+                durations.parse(value)
+            except UserError as error:
+                problems.append(f"{path}: {error}")
+    for pattern in [p for name in ("optimizer.no_decay", "init_from.include", "init_from.exclude") for p in tree[name][1]]:
+        _check_regex(pattern, problems)
+    for pattern in [*tree["optimizer.lr_multipliers"][1], *tree["init_from.rename"][1]]:
+        _check_regex(pattern, problems)
+    if not 0 <= (tree["ema"][1] or 0) < 1:
+        problems.append(f"ema: got {tree['ema'][1]!r}, expected a decay in [0, 1).")
+    batch, micro = tree["batch_size"][1], tree["accumulate"][1]
+    if micro > 0 and batch % micro:
+        problems.append(f"accumulate: batch_size {batch} cannot be cut into {micro} equal micro-batches.")
+    if not problems:
+        _check_plugins(tree, problems)
+
+
+def _check_plugins(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
+    nested = _nested(tree)
+
+    def walk(path: str, node: Any, kind: str) -> None:
+        problems.extend(f"{path}: {p}" for p in lookup.problems(kind, node["name"], node["kw"]))
+        for key, field in lookup.fields(kind, node["name"]).items():
+            if field.plugin:
+                walk(f"{path}.kw.{key}", node["kw"][key], field.plugin)
+            for entry in node["kw"][key] if field.plugins else ():
+                walk(f"{path}.kw.{key}.{entry}", node["kw"][key][entry], field.plugins)
+
+    for name, field in fields.FIELDS.items():
+        node = nested
+        for part in name.split("."):
+            node = node[part]
+        if field.plugin:
+            walk(name, node, field.plugin)
+        for entry in node if field.plugins else ():
+            walk(f"{name}.{entry}", node[entry], field.plugins)
+
+
+def _check_regex(pattern: str, problems: list[str]) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        problems.append(f"pattern {pattern!r} is not a regular expression: {error}.")
+
+
+def _nested(tree: dict[str, tuple[Field, Any]]) -> dict:
+    root: dict = {}
+    for path, (_, value) in tree.items():
+        node = root
+        *parents, leaf = path.split(".")
+        for part in parents:
+            node = node.setdefault(part, {})
+        if not (isinstance(value, dict) and leaf in node):
+            node[leaf] = value
+    return root
+
+
+def _locked(tree: dict[str, tuple[Field, Any]]) -> config_dict.ConfigDict:
+    nested = _nested(tree)
+    for path, (field, value) in tree.items():
+        if value is None and field.type is not None:
+            node = nested
+            *parents, leaf = path.split(".")
+            for part in parents:
+                node = node[part]
+            node[leaf] = config_dict.placeholder(field.type)
+    config = config_dict.ConfigDict(nested, allow_dotted_keys=True)  # regexes are keys too
+    config.lock()
+    return config
+
+
+def _unknown(path: str, known: Any, spec: str, where: str = "") -> str:
+    return f"{spec}: {path} is not known{where}.{_nearest_path(path, known)}"
+
+
+def _nearest_path(path: str, known: Any) -> str:
+    """Nearest known dotted path: by the whole path first, then by its last part."""
+    whole = nearest(path, known)
+    if whole:
+        return whole
+    last = {k.rsplit(".", 1)[-1]: k for k in known}
+    near = difflib.get_close_matches(path.rsplit(".", 1)[-1], list(last), n=1, cutoff=0.6)
+    return f' Did you mean "{last[near[0]]}"?' if near else ""
+
+
+def _plain(config: Any) -> Any:
+    """ConfigDict (references resolved), lists and tuples -> plain dicts and tuples."""
+    if isinstance(config, config_dict.ConfigDict):
+        config = config.to_dict()
+    if isinstance(config, dict):
+        return {k: _plain(v) for k, v in config.items()}
+    return tuple(_plain(v) for v in config) if isinstance(config, list | tuple) else config
+
+
+def to_json(config: config_dict.ConfigDict) -> str:
+    """Returns the config as indented JSON, keys sorted: what is written into the workdir and hashed."""
+    return json.dumps(_plain(config), indent=2, sort_keys=True)
+
+
+def from_json(text: str) -> config_dict.ConfigDict:
+    """Rebuilds the complete config from `to_json`; it is checked like a file, so a workdir of other code says what it no longer knows."""
+    return resolve(json.loads(text), spec="saved config")
+
+
+def digest(config: config_dict.ConfigDict) -> str:
+    """Returns a 12-digit hash of the config."""
+    return hashlib.sha256(to_json(config).encode()).hexdigest()[:12]
+
+
+def flat(config: config_dict.ConfigDict) -> Iterator[tuple[str, Any]]:
+    """Yields (dotted path, value) of every setting, in order."""
+
+    def walk(prefix: str, node: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(node, dict) and node:
+            for key in sorted(node):
+                yield from walk(f"{prefix}.{key}" if prefix else key, node[key])
+        else:
+            yield prefix, node
+
+    yield from walk("", _plain(config))
+
+
+def differences(old: config_dict.ConfigDict, new: config_dict.ConfigDict) -> list[str]:
+    """Returns one line for each setting that differs between two configs."""
+    a, b = dict(flat(old)), dict(flat(new))
+    missing = "(not there)"
+    keys = sorted(a.keys() | b.keys())
+    return [f"{k}: {a.get(k, missing)!r} -> {b.get(k, missing)!r}" for k in keys if a.get(k, missing) != b.get(k, missing)]

@@ -1,0 +1,75 @@
+"""Every setting of an experiment, with its type, default and meaning: the one place where a default lives.
+
+A config file says only what differs. A plug-in's own settings are the defaults of its own signature (see `core/lookup.py`).
+Durations are strings: "200 steps" (or just "200"), "5%" of the run, "2 epochs", "1e5 examples", "3e6 tokens"; "0" means never.
+"""
+
+from decoder_lab.core.lookup import Field
+
+DURATION = "duration"  # Field.doc starts with this word where the value is a duration
+
+
+def _plugin(kind: str, name: str, doc: str, **kw) -> Field:
+    return Field(dict, dict(name=name, kw=kw), plugin=kind, doc=doc)
+
+
+FIELDS: dict[str, Field] = {
+    "seed": Field(int, 0, doc="Seeds initial parameters, dropout and the order of the data, each by its own stream."),
+    "total_steps": Field(int, 1000, doc="Optimiser steps of the whole run; ignored where total_epochs is set."),
+    "total_epochs": Field(float, None, optional=True, doc="Length of the run in passes over the training data, instead of total_steps."),
+    "batch_size": Field(int, 32, doc="Examples an optimiser step, over all devices and micro-batches."),
+    "sequence_length": Field(int, 256, doc="Tokens in an example (T); also the model's maximum length where it has one."),
+    "accumulate": Field(int, 1, doc="Micro-batches whose gradients are summed in one optimiser step."),
+    "dtype": Field(str, "float32", choices=("float32", "bfloat16", "float16"), doc="Compute dtype; parameters stay float32."),
+    "lr": Field(float, 1e-3, doc="Peak learning rate."),
+    "weight_decay": Field(float, 0.1, doc="Decoupled weight decay, on the parameters that optimizer.no_decay does not name."),
+    "clip_norm": Field(float, 1.0, doc="Global-norm clipping of the accumulated gradient; 0 is off."),
+    "ema": Field(float, 0.0, doc="Decay of an exponential moving average of the parameters, used for evaluation; 0 is off."),
+    "on_nonfinite": Field(
+        str, "stop", choices=("stop", "skip"), doc="At a non-finite loss or gradient: stop and write the step down, or skip the update."
+    ),
+    "data.source": _plugin("source", "python_stdlib", "Where the raw examples come from."),
+    "data.tokenizer": _plugin("tokenizer", "byte", "Text to token ids and back."),
+    "data.packing": _plugin("packing", "split", "Documents to rows of sequence_length tokens."),
+    "task": _plugin("task", "language_modeling", "What is predicted and how wrong it was."),
+    "model": _plugin("model", "decoder_only", "The architecture."),
+    "optimizer.name": Field(str, "adamw", doc="Any optimiser of optax or optax.contrib."),
+    "optimizer.kw": Field(dict, {}, doc="Its arguments."),
+    "optimizer.no_decay": Field(
+        tuple, ("bias$", "scale$", "embedding$"), item=str, doc="Regexes on parameter paths that get no weight decay."
+    ),
+    "optimizer.lr_multipliers": Field(dict, {}, doc="Regex on parameter paths -> factor on the learning rate; all that match multiply."),
+    "schedule": _plugin("schedule", "cosine", "Learning rate over the optimiser steps.", warmup="2%", floor=0.1),
+    "evaluators": Field(
+        dict,
+        dict(
+            val=dict(name="mean", every="10%", kw=dict(split="validation")),
+            samples=dict(name="samples", every="20%", kw={}),
+        ),
+        plugins="evaluator",
+        doc="Name -> evaluator: dict(name, every, kw). Its numbers are called <name>/<metric>.",
+    ),
+    "checkpoint.every": Field(str, "10%", doc="duration between checkpoints."),
+    "checkpoint.keep": Field(int, 2, doc="Newest checkpoints that are kept."),
+    "checkpoint.keep_best": Field(int, 1, doc="Best checkpoints that are kept beside them, by checkpoint.metric."),
+    "checkpoint.metric": Field(str, "val/loss", doc="The number that decides which checkpoint is best."),
+    "checkpoint.mode": Field(str, "min", choices=("min", "max"), doc="Whether a lower or a higher checkpoint.metric is better."),
+    "log.every": Field(str, "10", doc="duration between lines of training numbers."),
+    "log.writers": Field(
+        dict,
+        dict(jsonl=dict(name="jsonl", kw={}), console=dict(name="console", kw={}), tensorboard=dict(name="tensorboard", kw={})),
+        plugins="writer",
+        doc="Where numbers and texts go.",
+    ),
+    "init_from.workdir": Field(str, "", doc="A run whose parameters are taken as initial values; empty: none."),
+    "init_from.checkpoint": Field(str, "best", doc='Which of its checkpoints: "best", "latest" or a step.'),
+    "init_from.include": Field(tuple, (".*",), item=str, doc="Regexes on the paths of its parameters that are taken."),
+    "init_from.exclude": Field(tuple, (), item=str, doc="Regexes on the paths of its parameters that are left out."),
+    "init_from.rename": Field(dict, {}, doc="Regex on its paths -> replacement, to reach the names of this run."),
+}
+
+DURATIONS = ("checkpoint.every", "log.every")
+POSITIVE = ("total_steps", "batch_size", "sequence_length", "accumulate", "lr", "checkpoint.keep")
+NOT_NEGATIVE = ("weight_decay", "clip_norm", "checkpoint.keep_best", "seed")
+# plug-in dicts may carry these keys beside name and kw
+EXTRA_KEYS = {"evaluators": {"every": Field(str, "10%", doc="duration between evaluations.")}}

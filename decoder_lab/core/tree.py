@@ -1,0 +1,79 @@
+"""Parameter trees by path. A path is the keys from the root to a leaf joined by "/": "layer_0/attention/query/kernel".
+
+Patterns are regular expressions searched for anywhere in the path: "bias$", "^embed", "attention/(query|value)/kernel".
+"""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+
+from decoder_lab.core.errors import UserError
+
+MOST_NAMES_SHOWN = 40
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """Returns {path: leaf} in the tree's own order; works for dicts, sequences and dataclasses such as optimiser states."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {_path(keys): leaf for keys, leaf in leaves}
+
+
+def paths(tree: Any) -> Any:
+    """Returns a tree of the same structure that holds each leaf's path."""
+    return jax.tree_util.tree_map_with_path(lambda keys, _: _path(keys), tree)
+
+
+def mask(tree: Any, patterns: Iterable[str]) -> Any:
+    """Returns a tree of bool: whether any of the patterns matches the leaf's path."""
+    compiled = [re.compile(p) for p in patterns]
+    return jax.tree.map(lambda path: any(p.search(path) for p in compiled), paths(tree))
+
+
+def check_patterns(tree: Any, patterns: Iterable[str], what: str) -> None:
+    """Errors: UserError that lists the tree's paths when some pattern matches none of them. `what` names the setting."""
+    known = list(flatten(tree))
+    lost = [p for p in patterns if not any(re.search(p, path) for path in known)]
+    if lost:
+        named = ", ".join(f'"{p}"' for p in lost)
+        raise UserError(f"{what}: {named} matches no parameter. The parameters are:\n{_listing(known)}")
+
+
+def diff(expected: Any, got: Any) -> list[str]:
+    """Returns one line for each path that is missing, not expected, or of another shape or dtype; [] where two trees agree."""
+    expected, got = flatten(expected), flatten(got)
+    lines = [f"missing: {path} {_form(leaf)}" for path, leaf in expected.items() if path not in got]
+    lines += [f"not expected: {path} {_form(leaf)}" for path, leaf in got.items() if path not in expected]
+    for path in expected.keys() & got.keys():
+        if _form(expected[path]) != _form(got[path]):
+            lines.append(f"differs: {path} expected {_form(expected[path])}, got {_form(got[path])}")
+    return sorted(lines)
+
+
+def count(tree: Any) -> int:
+    """Returns the number of scalars in all leaves, arrays or shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def num_bytes(tree: Any) -> int:
+    """Returns the bytes that all leaves take, arrays or shapes."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _path(keys: Sequence[Any]) -> str:
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
+def _form(leaf: Any) -> str:
+    if not hasattr(leaf, "shape"):
+        return type(leaf).__name__
+    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def _listing(names: list[str]) -> str:
+    shown = [f"  {name}" for name in names[:MOST_NAMES_SHOWN]]
+    if len(names) > len(shown):
+        shown.append(f"  ... and {len(names) - len(shown)} more")
+    return "\n".join(shown)

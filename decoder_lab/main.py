@@ -1,0 +1,108 @@
+"""python -m decoder_lab.main --config=experiments/... --workdir=...: the only file that reads the command line.
+
+JAX is imported only once the config is known to be sane.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+
+from decoder_lab import __version__
+from decoder_lab.core import config as config_lib
+from decoder_lab.core import fields
+from decoder_lab.core.errors import UserError, nearest
+from decoder_lab.serving.options import Options
+
+MODES = {
+    "train": "train a model, or go on with the run that is in the workdir",
+    "evaluate": "evaluate a run's checkpoint on a full pass over a split",
+    "generate": "write text with a run's checkpoint",
+    "plot_schedule": "draw the learning rate of a config before anything is run",
+    "replay": "run the step again that stopped a run by a non-finite loss or gradient",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of the program; the settings of an experiment are `--config.x=y` and come from the config itself."""
+    made = argparse.ArgumentParser(
+        "python -m decoder_lab.main",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="modes:\n" + "\n".join(f"  {k:14} {v}" for k, v in MODES.items()),
+        epilog="Any setting of the config: --config.lr=1e-3 --config.model.kw.num_layers=4. All of them: --config=FILE --print_config.",
+    )
+    made.add_argument("--mode", default="train", help=f"one of {', '.join(MODES)} (default: train)")
+    made.add_argument("--config", metavar="FILE[:KEY=VALUE,...]", help="a file with get_config(arg); not needed where the workdir holds a run")
+    made.add_argument("--workdir", type=pathlib.Path, help="the run's folder: config, numbers, checkpoints, plots")
+    made.add_argument("--print_config", action="store_true", help="print every setting of the resolved config and stop")
+    made.add_argument("--allow_changes", action="store_true", help="go on in a workdir although the config differs from the one it was begun with")
+    made.add_argument("--checkpoint", default="best", help='"best", "latest" or a step (default: best)')
+    made.add_argument("--split", default="", help="evaluate: only this split, whole, with the task's own metrics")
+    made.add_argument("--version", action="version", version=__version__)
+    group = made.add_argument_group("generate")
+    for field in dataclasses.fields(Options):
+        _add_option(group, field)
+    return made
+
+
+def _add_option(group, field: dataclasses.Field) -> None:
+    doc = field.metadata.get("help", "")
+    default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+    if isinstance(default, tuple):
+        group.add_argument(f"--{field.name}", action="append", default=None, metavar="TEXT", help=f"{doc} (may be given several times)")
+    elif isinstance(default, bool):
+        group.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, default=default, help=doc)
+    else:
+        kind = field.metadata.get("type") or type(default)
+        group.add_argument(f"--{field.name}", type=kind, default=default, help=f"{doc} (default: {default!r})")
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Returns (flags, overrides of the config). Errors: UserError for a flag that is not known, with the nearest."""
+    argv = list(argv)
+    overrides, rest = [], []
+    while argv:
+        word = argv.pop(0)
+        if word.startswith("--config."):
+            if "=" not in word and argv and not argv[0].startswith("--"):
+                word += "=" + argv.pop(0)
+            overrides.append(word.removeprefix("--config."))
+        else:
+            rest.append(word)
+    made = parser()
+    flags, unknown = made.parse_known_args(rest)
+    known = [o.lstrip("-") for a in made._actions for o in a.option_strings]
+    if unknown:
+        lines = [f"flag {u} is not known.{nearest(u.lstrip('-').split('=')[0], [*known, *fields.FIELDS])}" for u in unknown]
+        raise UserError("\n".join([*lines, "Settings of the experiment are written --config.<name>=<value>."]))
+    if flags.mode not in MODES:
+        raise UserError(f'--mode: "{flags.mode}" is not known.{nearest(flags.mode, MODES)} Known: {", ".join(MODES)}.')
+    return flags, overrides
+
+
+def main(argv: list[str]) -> int:
+    """Does what the flags say; returns the exit code."""
+    flags, overrides = parse(argv)
+    from decoder_lab import commands  # light: JAX comes with the first command that computes
+
+    config = commands.config_for(flags, overrides)
+    if flags.print_config:
+        for name, value in config_lib.flat(config):
+            print(f"{name} = {value!r}")
+        return 0
+    return getattr(commands, flags.mode)(config, flags)
+
+
+def entry_point() -> None:
+    """Runs `main`; an error that the user can act on is printed without a traceback and ends with exit code 2."""
+    try:
+        code = main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    entry_point()

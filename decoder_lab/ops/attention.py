@@ -1,0 +1,248 @@
+"""Scaled dot-product attention: one function, several implementations by name.
+
+| implementation | what it is | where |
+|---|---|---|
+| `reference` | plain einsums; the oracle of the tests, and the cheapest for single queries over a cache | everywhere |
+| `blocked` | static blocks of queries, each over only the keys that it may see; from 1024 queries on the backward pass recomputes the weights | everywhere |
+| `xla` | `jax.nn.dot_product_attention` as XLA compiles it | everywhere |
+| `cudnn` | the fused kernel of cuDNN | NVIDIA GPUs, 16-bit floats |
+| `auto` | the fastest that can do what is asked, by platform, dtype and shape (`resolve`) | |
+
+Every implementation: softmax in float32 whatever the inputs; grouped-query heads without repeating keys or values; a query with nothing to
+attend gives zeros with finite (zero) gradients.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from decoder_lab.core.errors import UserError, unknown
+from decoder_lab.ops import blocked_attention, masks
+from decoder_lab.ops.blocked_attention import MASKED
+from decoder_lab.ops.dropout import dropout
+
+Implementation = Literal["auto", "reference", "blocked", "xla", "cudnn"]
+IMPLEMENTATIONS = ("auto", "reference", "blocked", "xla", "cudnn")
+BiasFn = Callable[[jax.Array, jax.Array], jax.Array]  # (q_positions_BT, k_positions_BS) -> bias_BNTS
+
+RECOMPUTE_FROM = 1024  # queries; below, keeping the weights for the backward pass is faster than computing them twice
+MAX_BLOCKS = 16  # blocks are unrolled: more of them cost compile time
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rules:
+    """Which keys a query sees and with what bias; any block of the whole can be cut out of it."""
+
+    causal: masks.Causality
+    window: int | None
+    q_segments_BT: jax.Array | None
+    k_segments_BS: jax.Array | None
+    q_positions_BT: jax.Array
+    k_positions_BS: jax.Array
+    bias_fn: BiasFn | None
+
+    def mask(self, queries: slice, keys: slice) -> jax.Array | None:
+        """Returns mask_BTS (B may be 1) of a block, or None where everything is visible."""
+        mask_BTS = None
+        if self.causal == "rows":
+            q_order_T, k_order_S = jnp.arange(queries.start, queries.stop), jnp.arange(keys.start, keys.stop)
+            mask_BTS = masks.visible(q_order_T[None], k_order_S[None], window=self.window)
+        elif self.causal == "positions" or self.window is not None:
+            positions = self.q_positions_BT[:, queries], self.k_positions_BS[:, keys]
+            mask_BTS = masks.visible(*positions, causal=self.causal is not None, window=self.window)
+        if self.q_segments_BT is not None:
+            segments_BTS = masks.same_segment(self.q_segments_BT[:, queries], self.k_segments_BS[:, keys])
+            mask_BTS = segments_BTS if mask_BTS is None else mask_BTS & segments_BTS
+        return mask_BTS
+
+    def bias(self, queries: slice, keys: slice) -> jax.Array | None:
+        """Returns float32 bias_BNTS (B may be 1) of a block, or None."""
+        if self.bias_fn is None:
+            return None
+        return self.bias_fn(self.q_positions_BT[:, queries], self.k_positions_BS[:, keys]).astype(jnp.float32)
+
+    @property
+    def may_be_blind(self) -> bool:
+        """Whether a query with nothing to attend is possible: never under row causality alone, where each sees itself."""
+        return self.q_segments_BT is not None or self.causal == "positions"
+
+
+def resolve(
+    implementation: Implementation,
+    *,
+    platform: str,
+    dtype: jnp.dtype,
+    num_queries: int,
+    head_dim: int,
+    causal: masks.Causality = "rows",
+    softcap: float | None = None,
+    dropout_rate: float = 0.0,
+) -> str:
+    """Returns the implementation really used: `auto` becomes a name, anything else is checked.
+
+    platform: "cpu", "gpu", "tpu" (`jax.default_backend()`). Errors: UserError when what was asked for is unknown or impossible, saying why.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise UserError(unknown("attention implementation", implementation, IMPLEMENTATIONS))
+    obstacles = _fused_obstacles(softcap, dropout_rate)
+    cudnn_obstacles = [*_cudnn_obstacles(platform, dtype, head_dim), *obstacles]
+    if implementation == "cudnn" and cudnn_obstacles:
+        raise UserError(f'attention="cudnn" is not possible: {"; ".join(cudnn_obstacles)}. Use attention="auto".')
+    if implementation == "xla" and obstacles:
+        raise UserError(f'attention="xla" is not possible: {"; ".join(obstacles)}. Use attention="auto".')
+    if implementation != "auto":
+        return implementation
+    if num_queries == 1 or causal == "positions":
+        return "reference"
+    if not cudnn_obstacles:
+        return "cudnn"
+    if platform == "cpu" or num_queries >= RECOMPUTE_FROM or obstacles:
+        return "blocked"
+    return "xla"
+
+
+def _fused_obstacles(softcap: float | None, dropout_rate: float) -> list[str]:
+    soft = ["it has no logit soft cap"] if softcap is not None else []
+    return soft + (["it has no dropout of attention weights"] if dropout_rate else [])
+
+
+def _cudnn_obstacles(platform: str, dtype: jnp.dtype, head_dim: int) -> list[str]:
+    found = []
+    if platform not in ("gpu", "cuda"):
+        found.append(f"it needs an NVIDIA GPU, this is {platform}")
+    if jnp.dtype(dtype) not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)):
+        found.append(f"it computes in bfloat16 or float16, not in {jnp.dtype(dtype).name}")
+    if head_dim % 8 or head_dim > 128:
+        found.append(f"head_dim must be a multiple of 8 and at most 128, not {head_dim}")
+    return found
+
+
+def attention(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    *,
+    causal: masks.Causality = "rows",
+    window: int | None = None,
+    q_segments_BT: jax.Array | None = None,
+    k_segments_BS: jax.Array | None = None,
+    q_positions_BT: jax.Array | None = None,
+    k_positions_BS: jax.Array | None = None,
+    bias_fn: BiasFn | None = None,
+    softcap: float | None = None,
+    scale: float | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    implementation: Implementation = "auto",
+) -> jax.Array:
+    """Returns out_BTNH in the dtype of the values; query head n reads key head n // (N / K).
+
+    causal: "rows" (query t sees keys 0..t: training, prefill), "positions" (a key is seen if its position is not later: a cache) or None.
+    window: only keys less than this many rows (or positions) behind. segments: equal and not 0, see `masks`. positions: default 0, 1, 2...; B may
+    be 1. bias_fn gives biases added to the scaled (and capped) logits. softcap c: logits become c tanh(logits / c). scale: default H ** -0.5.
+    """
+    num_queries, num_keys, head_dim = q_BTNH.shape[1], k_BSKH.shape[1], q_BTNH.shape[3]
+    if q_BTNH.shape[2] % k_BSKH.shape[2]:
+        raise ValueError(f"{q_BTNH.shape[2]} query heads cannot share {k_BSKH.shape[2]} key heads evenly")
+    if (q_segments_BT is None) != (k_segments_BS is None):
+        raise ValueError("segments are needed of the queries and of the keys, or of neither")
+    if causal == "rows" and num_queries != num_keys:
+        raise ValueError(f'causal="rows" needs as many queries as keys, got {num_queries} and {num_keys}')
+    chosen = resolve(
+        implementation,
+        platform=jax.default_backend(),
+        dtype=q_BTNH.dtype,
+        num_queries=num_queries,
+        head_dim=head_dim,
+        causal=causal,
+        softcap=softcap,
+        dropout_rate=dropout_rate,
+    )
+    if q_positions_BT is None or k_positions_BS is None:
+        q_positions_BT, k_positions_BS = jnp.arange(num_queries)[None], jnp.arange(num_keys)[None]
+    rules = _Rules(causal, window, q_segments_BT, k_segments_BS, q_positions_BT, k_positions_BS, bias_fn)
+    scale = head_dim**-0.5 if scale is None else scale
+    if chosen in ("xla", "cudnn"):
+        return _fused(q_BTNH, k_BSKH, v_BSKH, rules, scale, chosen)
+    block = num_queries if chosen == "reference" else _block_size(num_queries)
+    return _in_blocks(q_BTNH, k_BSKH, v_BSKH, rules, scale, softcap, (dropout_rate, dropout_key), block)
+
+
+def _block_size(num_queries: int) -> int:
+    """64 is the fastest on CPUs at a few hundred queries; longer sequences get larger blocks, so that their number stays bounded."""
+    block = 64
+    while block * MAX_BLOCKS < num_queries:
+        block *= 2
+    return block
+
+
+def _in_blocks(q_BTNH, k_BSKH, v_BSKH, rules: _Rules, scale, softcap, dropout_of, block: int) -> jax.Array:
+    """Attention by static blocks of `block` queries (one block of all of them is the plain form)."""
+    batch, num_queries, num_heads, head_dim = q_BTNH.shape
+    num_keys, num_kv_heads = k_BSKH.shape[1:3]
+    # heads before time: one transpose here, and every product below is a plain batched matrix product
+    q_BTKGH = (q_BTNH * scale).reshape(batch, num_queries, num_kv_heads, num_heads // num_kv_heads, head_dim)
+    q_BKGTH = q_BTKGH.transpose(0, 2, 3, 1, 4)
+    k_BKSH, v_BKSH = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
+    blocks = blocked_attention.spans(num_queries, num_keys, block, causal=rules.causal == "rows", window=rules.window)
+    cuts = [(slice(start, end), slice(first, last)) for start, end, first, last in blocks]
+    masks_BTS = tuple(rules.mask(*cut) for cut in cuts)
+    if softcap is None and rules.bias_fn is None and not dropout_of[0] and block < num_queries < RECOMPUTE_FROM:
+        out_BKGTH = blocked_attention.blocked(q_BKGTH, k_BKSH, v_BKSH, masks_BTS, blocks)
+    else:
+        outputs = []
+        for cut, mask_BTS in zip(cuts, masks_BTS, strict=True):
+            one_block = functools.partial(_block, rules=rules, cut=cut, softcap=softcap, dropout_of=dropout_of)
+            if num_queries >= RECOMPUTE_FROM:
+                one_block = jax.checkpoint(one_block)
+            outputs.append(one_block(q_BKGTH[:, :, :, cut[0]], k_BKSH[:, :, cut[1]], v_BKSH[:, :, cut[1]], mask_BTS))
+        out_BKGTH = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=3)
+    if rules.may_be_blind:
+        sees_BT = jnp.concatenate([jnp.any(mask_BTS, axis=-1) for mask_BTS in masks_BTS], axis=1)
+        out_BKGTH = jnp.where(sees_BT[:, None, None, :, None], out_BKGTH, jnp.zeros((), out_BKGTH.dtype))
+    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(q_BTNH.shape)
+
+
+def _block(q_BKGTH, k_BKSH, v_BKSH, mask_BTS, *, rules: _Rules, cut: tuple[slice, slice], softcap, dropout_of) -> jax.Array:
+    """One block, with everything that may change the logits."""
+    logits_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32)
+    if softcap is not None:
+        logits_BKGTS = softcap * jnp.tanh(logits_BKGTS / softcap)
+    bias_BNTS = rules.bias(*cut)
+    if bias_BNTS is not None:
+        logits_BKGTS += bias_BNTS.reshape(bias_BNTS.shape[0], *q_BKGTH.shape[1:3], *bias_BNTS.shape[2:])
+    if mask_BTS is not None:
+        logits_BKGTS = jnp.where(mask_BTS[:, None, None], logits_BKGTS, MASKED)
+    weights_BKGTS = jax.nn.softmax(logits_BKGTS, axis=-1)
+    rate, key = dropout_of
+    if rate:
+        weights_BKGTS = dropout(weights_BKGTS, jax.random.fold_in(key, cut[0].start), rate)
+    return jnp.einsum("BKGTS,BKSH->BKGTH", weights_BKGTS.astype(v_BKSH.dtype), v_BKSH)
+
+
+def _fused(q_BTNH, k_BSKH, v_BSKH, rules: _Rules, scale, name: str) -> jax.Array:
+    """`jax.nn.dot_product_attention`; row causality and its window are told apart from the mask, since kernels skip blocks by them."""
+    queries, keys = slice(0, q_BTNH.shape[1]), slice(0, k_BSKH.shape[1])
+    by_rows = rules.causal == "rows"
+    left_to_mask = dataclasses.replace(rules, causal=None, window=None) if by_rows else rules
+    mask_BTS, bias_BNTS = left_to_mask.mask(queries, keys), rules.bias(queries, keys)
+    with jax.numpy_dtype_promotion("standard"):  # JAX's own code mixes dtypes
+        out_BTNH = jax.nn.dot_product_attention(
+            q_BTNH,
+            k_BSKH,
+            v_BSKH,
+            bias=None if bias_BNTS is None else bias_BNTS.astype(q_BTNH.dtype),
+            mask=None if mask_BTS is None else mask_BTS[:, None],
+            scale=scale,
+            is_causal=by_rows,
+            local_window_size=(rules.window - 1, 0) if by_rows and rules.window is not None else None,
+            implementation=name,
+        )
+    if rules.may_be_blind:
+        sees_BT = jnp.any(rules.mask(queries, keys), axis=-1)
+        out_BTNH = jnp.where(sees_BT[:, :, None, None], out_BTNH, jnp.zeros((), out_BTNH.dtype))
+    return out_BTNH

@@ -1,0 +1,165 @@
+"""Cross-entropy with integer labels in float32, as sums: label smoothing, z-loss, and a form that never holds all the logits.
+
+Conventions. Label smoothing e mixes the one-hot target with the uniform distribution over all V classes, the gold one included (as in PyTorch):
+loss = (1 - e) * nll + e * (log Z - mean of the logits). z-loss adds z * (log Z)^2 (de Brebisson & Vincent 2016, PaLM). Positions of weight 0
+count for nothing; their labels may be any integer. Sums stay sums: divide by `weight` only when everything has been added up.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Sums(NamedTuple):
+    """Weighted float32 sums over all positions. Only `loss` carries gradients."""
+
+    loss: jax.Array  # what is trained: smoothing and z-loss included
+    nll: jax.Array  # plain negative log-likelihood of the labels, nats
+    correct: jax.Array  # positions where no class scores higher than the label
+    weight: jax.Array
+
+
+def cross_entropy(
+    logits_BTV: jax.Array,
+    labels_BT: jax.Array,
+    weights_BT: jax.Array | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Sums:
+    """Returns the sums over a batch of logits (any float dtype) and integer labels; weights default to 1."""
+    if weights_BT is None:
+        weights_BT = jnp.ones(labels_BT.shape, jnp.float32)
+    weights_BT = weights_BT.astype(jnp.float32)
+    labels_BT = _safe(labels_BT, weights_BT)
+    loss_BT, nll_BT, correct_BT = _token_losses(logits_BTV, labels_BT, label_smoothing, z_loss)
+    return _sums(loss_BT, nll_BT, correct_BT, weights_BT)
+
+
+def _safe(labels_BT, weights_BT):
+    return jnp.where(weights_BT == 0, jnp.zeros_like(labels_BT), labels_BT)
+
+
+def _sums(loss_BT, nll_BT, correct_BT, weights_BT) -> Sums:
+    # where, not only a product: a position without weight must not bring in a NaN
+    def total(x_BT):
+        return jnp.sum(jnp.where(weights_BT == 0, 0.0, x_BT * weights_BT))
+
+    reported = (jax.lax.stop_gradient(total(x_BT)) for x_BT in (nll_BT, correct_BT))
+    return Sums(total(loss_BT), *reported, jax.lax.stop_gradient(jnp.sum(weights_BT)))
+
+
+def _parts(logits_BTV, labels_BT, label_smoothing: float, z_loss: float):
+    """Returns float32 (loss_BT, nll_BT, correct_BT, log_z_BT)."""
+    logits_BTV = logits_BTV.astype(jnp.float32)
+    top_BT = jnp.max(logits_BTV, axis=-1)
+    log_z_BT = top_BT + jnp.log(jnp.sum(jnp.exp(logits_BTV - top_BT[..., None]), axis=-1))
+    gold_BT = jnp.take_along_axis(logits_BTV, labels_BT[..., None], axis=-1)[..., 0]
+    nll_BT = log_z_BT - gold_BT
+    loss_BT = nll_BT
+    if label_smoothing:
+        loss_BT = (1 - label_smoothing) * nll_BT + label_smoothing * (log_z_BT - jnp.mean(logits_BTV, axis=-1))
+    if z_loss:
+        loss_BT = loss_BT + z_loss * jnp.square(log_z_BT)
+    return loss_BT, nll_BT, (gold_BT >= top_BT).astype(jnp.float32), log_z_BT
+
+
+def _logits_gradient(logits_BTV, labels_BT, log_z_BT, cotangent_BT, label_smoothing: float, z_loss: float):
+    """Returns d loss / d logits * cotangent, one fused pass: softmax * (1 + 2 z log Z) - (1 - e) onehot - e / V."""
+    classes_V = jnp.arange(logits_BTV.shape[-1], dtype=labels_BT.dtype)
+    probabilities_BTV = jnp.exp(logits_BTV.astype(jnp.float32) - log_z_BT[..., None])
+    if z_loss:
+        probabilities_BTV *= (1 + 2 * z_loss * log_z_BT)[..., None]
+    is_gold_BTV = labels_BT[..., None] == classes_V[(None,) * labels_BT.ndim]
+    target_BTV = jnp.where(is_gold_BTV, jnp.float32(1 - label_smoothing), jnp.float32(0.0)) + label_smoothing / logits_BTV.shape[-1]
+    return ((probabilities_BTV - target_BTV) * cotangent_BT[..., None]).astype(logits_BTV.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _token_losses(logits_BTV, labels_BT, label_smoothing: float, z_loss: float):
+    """The loss of each token. Its own derivative, because that of a gather is a scatter into a second array of the size of the logits."""
+    return _parts(logits_BTV, labels_BT, label_smoothing, z_loss)[:3]
+
+
+def _token_losses_forward(logits_BTV, labels_BT, label_smoothing, z_loss):
+    *losses, log_z_BT = _parts(logits_BTV, labels_BT, label_smoothing, z_loss)
+    return tuple(losses), (logits_BTV, labels_BT, log_z_BT)
+
+
+def _token_losses_backward(label_smoothing, z_loss, saved, cotangents):
+    return _logits_gradient(*saved, cotangents[0], label_smoothing, z_loss), None
+
+
+_token_losses.defvjp(_token_losses_forward, _token_losses_backward)
+
+
+def chunked_cross_entropy(
+    unembed: Callable[[jax.Array], jax.Array],
+    hidden_BTD: jax.Array,
+    labels_BT: jax.Array,
+    weights_BT: jax.Array | None = None,
+    *,
+    chunk: int,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Sums:
+    """Equals `cross_entropy(unembed(hidden_BTD), ...)`, with the logits of only `chunk` time steps in memory at once.
+
+    unembed: hidden_BTD -> logits_BTV, for any T; it may close over parameters, which receive their gradients. When differentiated, the gradients
+    are computed chunk by chunk inside the forward pass, so that no logits are computed twice. Chunks run along time, hence the batch axis may be
+    sharded over devices.
+    """
+    if weights_BT is None:
+        weights_BT = jnp.ones(labels_BT.shape, jnp.float32)
+    weights_BT = weights_BT.astype(jnp.float32)
+    labels_BT = _safe(labels_BT, weights_BT)
+    extra = -labels_BT.shape[1] % chunk  # the last chunk is filled up with positions of weight 0
+    if extra:
+        labels_BT, weights_BT = (jnp.pad(x, ((0, 0), (0, extra))) for x in (labels_BT, weights_BT))
+        hidden_BTD = jnp.pad(hidden_BTD, ((0, 0), (0, extra), (0, 0)))
+    pure_unembed, closed_over = jax.closure_convert(unembed, hidden_BTD[:, :chunk])
+    loss, nll, correct = _chunked(pure_unembed, chunk, label_smoothing, z_loss, hidden_BTD, closed_over, labels_BT, weights_BT)
+    reported = (jax.lax.stop_gradient(x) for x in (nll, correct, jnp.sum(weights_BT)))
+    return Sums(loss, *reported)
+
+
+def _chunks(chunk: int, *arrays) -> tuple[jax.Array, ...]:
+    """Splits axis 1 of each array into chunks and moves them to the front: [B, T, ...] -> [T / chunk, B, chunk, ...]."""
+    return tuple(jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0) for x in arrays)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _chunked(unembed, chunk, label_smoothing, z_loss, hidden_BTD, closed_over, labels_BT, weights_BT):
+    def add_chunk(totals, inputs):
+        hidden, labels, weights = inputs
+        losses = _parts(unembed(hidden, *closed_over), labels, label_smoothing, z_loss)[:3]
+        return tuple(total + part for total, part in zip(totals, _sums(*losses, weights)[:3], strict=True)), None
+
+    totals, _ = jax.lax.scan(add_chunk, (jnp.zeros((), jnp.float32),) * 3, _chunks(chunk, hidden_BTD, labels_BT, weights_BT))
+    return totals
+
+
+def _chunked_forward(unembed, chunk, label_smoothing, z_loss, hidden_BTD, closed_over, labels_BT, weights_BT):
+    def add_chunk(carry, inputs):
+        totals, closed_over_gradients = carry
+        hidden, labels, weights = inputs
+        logits, pull_back = jax.vjp(unembed, hidden, *closed_over)
+        *losses, log_z = _parts(logits, labels, label_smoothing, z_loss)
+        hidden_gradient, *new = pull_back(_logits_gradient(logits, labels, log_z, weights, label_smoothing, z_loss))
+        totals = tuple(total + part for total, part in zip(totals, _sums(*losses, weights)[:3], strict=True))
+        return (totals, jax.tree.map(jnp.add, closed_over_gradients, new)), hidden_gradient
+
+    zeros = (jnp.zeros((), jnp.float32),) * 3, jax.tree.map(jnp.zeros_like, list(closed_over))
+    (totals, gradients), hidden_gradients = jax.lax.scan(add_chunk, zeros, _chunks(chunk, hidden_BTD, labels_BT, weights_BT))
+    return totals, (jnp.moveaxis(hidden_gradients, 0, 1).reshape(hidden_BTD.shape), gradients)
+
+
+def _chunked_backward(unembed, chunk, label_smoothing, z_loss, saved, cotangents):
+    hidden_gradient, gradients = jax.tree.map(lambda x: (x * cotangents[0]).astype(x.dtype), saved)
+    return hidden_gradient, gradients, None, None
+
+
+_chunked.defvjp(_chunked_forward, _chunked_backward)

@@ -1,0 +1,162 @@
+"""Pictures of schedules and runs (PNG). Matplotlib is imported when something is drawn, without a display.
+
+Runs are read from `metrics.jsonl`: one JSON object a line, with "step" and any of "train/loss", "train/lr", "<evaluator>/loss", ...
+Losses are in nats per token. Colours are Okabe and Ito's, told apart by every kind of colour vision, and line styles differ too.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from decoder_lab.core.errors import UserError
+from decoder_lab.optim import range_test as sweeps
+
+BLUE, ORANGE, GREEN, PINK, SKY, RED, BLACK = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"
+COLOURS = (BLUE, RED, GREEN, ORANGE, PINK, SKY, BLACK)
+STYLES = ("-", "--", "-.", ":")
+LOSS = "loss (nats per token)"
+MOST_POINTS = 2000
+MOST_INSIDE = 4  # entries of a legend that fit into the picture; more stand beside it
+
+
+def schedule_figure(schedules: Mapping[str, Callable], total_steps: int, path: pathlib.Path | str) -> pathlib.Path:
+    """Draws learning rates over the steps of a run, {name: step -> lr}; returns the path."""
+    steps = np.unique(np.linspace(0, total_steps, min(total_steps + 1, MOST_POINTS)).round().astype(np.int64))
+    figure, (axes,) = _figure(1)
+    for i, (name, lr_fn) in enumerate(schedules.items()):
+        axes.plot(steps, np.asarray(lr_fn(steps)), label=name, **_line(i))
+    axes.set(xlabel="optimiser step", ylabel="learning rate", title=f"learning rate over {total_steps:,} steps")
+    return _save(figure, [axes], path)
+
+
+def curves(metrics: pathlib.Path | str, path: pathlib.Path | str) -> pathlib.Path:
+    """Draws a run: training loss (thin: as it is; thick: smoothed), each evaluator's loss, and the learning rate; returns the path."""
+    rows = read_metrics(metrics)
+    figure, (top, bottom) = _figure(2)
+    steps, losses = series(rows, "train/loss")
+    if len(steps) > 20:
+        top.plot(steps, losses, color=BLUE, alpha=0.25, linewidth=0.8)
+        top.plot(steps, sweeps.smooth(losses, 0.04), color=BLUE, label="training (smoothed)")
+    elif len(steps):
+        top.plot(steps, losses, color=BLUE, marker="o", label="training")
+    evaluated = sorted({key for row in rows for key in row if key.endswith("/loss")} - {"train/loss"})
+    for i, key in enumerate(evaluated, start=1):
+        steps, values = series(rows, key)
+        top.plot(steps, values, marker="o", markersize=4, label=key.removesuffix("/loss"), **_line(i))
+        if i == 1:
+            _mark_lowest(top, steps, values, COLOURS[i])
+    _focus(top)
+    top.set(ylabel=LOSS, title=f"run {pathlib.Path(metrics).resolve().parent.name}")
+    bottom.plot(*series(rows, "train/lr"), color=BLACK)
+    bottom.set(xlabel="optimiser step", ylabel="learning rate")
+    bottom.set_ylim(bottom=0)
+    return _save(figure, [top, bottom], path)
+
+
+def compare(runs: Mapping[str, pathlib.Path | str], path: pathlib.Path | str, key: str = "val/loss") -> pathlib.Path:
+    """Draws one number and the learning rate of several runs, {name: metrics.jsonl}, best run first in the legend; returns the path."""
+    read = {name: read_metrics(metrics) for name, metrics in runs.items()}
+    last = {name: series(rows, key)[1][-1:] for name, rows in read.items()}
+    if lacking := [name for name, value in last.items() if not len(value)]:
+        raise UserError(f"compare: there is no {key} in the metrics of {', '.join(lacking)}.")
+    figure, (top, bottom) = _figure(2)
+    for i, name in enumerate(sorted(read, key=lambda name: last[name][0])):
+        top.plot(*series(read[name], key), marker="o", markersize=3, label=f"{name}: {last[name][0]:.4f}", **_line(i))
+        bottom.plot(*series(read[name], "train/lr"), **_line(i))
+    _focus(top)
+    top.set(ylabel=LOSS if key.endswith("loss") else key, title=f"{key} (the legend gives the last value)")
+    bottom.set(xlabel="optimiser step", ylabel="learning rate")
+    bottom.set_ylim(bottom=0)
+    return _save(figure, [top, bottom], path)
+
+
+def range_test(metrics: pathlib.Path | str, path: pathlib.Path | str) -> tuple[pathlib.Path, float]:
+    """Draws loss over learning rate of a run with schedule range_test; returns (path, suggested lr; see optim/range_test.py)."""
+    rows = read_metrics(metrics)
+    (steps, lrs), found = series(rows, "train/lr"), dict(zip(*series(rows, "train/loss"), strict=True))
+    losses = np.asarray([found.get(step, np.nan) for step in steps])
+    lr = sweeps.suggest(lrs, losses)
+    lrs, losses = lrs[np.isfinite(losses)], losses[np.isfinite(losses)]
+    figure, (axes,) = _figure(1)
+    axes.plot(lrs, losses, color=BLUE, alpha=0.3, linewidth=0.8, label="loss")
+    axes.plot(lrs, sweeps.smooth(losses), color=BLUE, label="smoothed")
+    axes.axvline(lr, color=RED, linestyle="--", label=f"suggested peak {lr:.2g}")
+    axes.set_xscale("log")
+    low, high = losses.min(), losses[: max(3, len(losses) // 10)].max()
+    axes.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
+    axes.set(xlabel="learning rate", ylabel=LOSS, title="range test: steepest fall, at most a tenth of where it diverges")
+    return _save(figure, [axes], path), lr
+
+
+def read_metrics(path: pathlib.Path | str) -> list[dict[str, Any]]:
+    """Returns the objects of a metrics.jsonl. A last line cut short by a kill is left out; errors: UserError for any other damage."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; a run writes metrics.jsonl into its workdir.")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise UserError(f"{path}:{number}: expected one JSON object a line: {error}") from error
+    return rows
+
+
+def series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (steps int64, values float64) of one number by rising step; where a step was written twice the later line counts."""
+    found = {row["step"]: row[key] for row in rows if isinstance(row.get(key), int | float)}
+    steps = sorted(found)
+    return np.asarray(steps, np.int64), np.asarray([found[step] for step in steps], np.float64)
+
+
+def _figure(panels: int) -> tuple[Any, list[Any]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5 if panels == 1 else 6.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    heights = {"height_ratios": [1] if panels == 1 else [2.2, 1]}
+    return figure, list(figure.subplots(panels, 1, sharex=True, squeeze=False, gridspec_kw=heights)[:, 0])
+
+
+def _line(i: int) -> dict[str, Any]:
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % len(STYLES)]}
+
+
+def _mark_lowest(axes: Any, steps: np.ndarray, values: np.ndarray, colour: str) -> None:
+    if not np.isfinite(values).any():
+        return
+    best = int(np.nanargmin(values))
+    text = f"lowest {values[best]:.4f}\nat step {steps[best]:,}"
+    axes.plot(steps[best], values[best], marker="*", markersize=12, color=colour)
+    axes.annotate(text, (steps[best], values[best]), (-6, 28), textcoords="offset points", ha="right", color=colour, fontsize=9)
+
+
+def _focus(axes: Any) -> None:
+    """Leaves the first steps' high losses out of the picture, where they would press everything else flat."""
+    values = [line.get_ydata() for line in axes.get_lines() if len(line.get_ydata()) > 3]
+    values = np.concatenate(values) if values else np.zeros(0)
+    values = values[np.isfinite(values)]
+    if len(values):
+        low, high = values.min(), np.quantile(values, 0.98)
+        axes.set_ylim(low - 0.08 * (high - low) - 1e-9, high + 0.08 * (high - low) + 1e-9)
+
+
+def _save(figure: Any, panels: Sequence[Any], path: pathlib.Path | str) -> pathlib.Path:
+    for axes in panels:
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if count := len(axes.get_legend_handles_labels()[0]):
+            beside = dict(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+            axes.legend(frameon=False, fontsize=9, **(beside if count > MOST_INSIDE else dict(loc="best")))
+    if panels[0].get_xlabel() != "learning rate":
+        panels[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path

@@ -1,0 +1,69 @@
+"""Language modelling: predict each next token.
+
+Batch keys: tokens, labels int32 [B,T]; weights float32 [B,T], 0 where nothing is to be predicted; and for rows of several documents
+segments (0 is padding) and positions, int32 [B,T].
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from decoder_lab.ops import cross_entropy
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Next-token prediction.
+
+    Attributes:
+      tokenizer: given by the lab.
+      label_smoothing: mass spread evenly over all V classes while training, `(1 - eps) onehot + eps / V`.
+      z_loss: weight of `log(Z)^2` while training, which keeps the logits' scale from drifting (PaLM, arXiv:2204.02311, section 5).
+      loss_chunk: time steps whose logits are held at once; 0 holds [B,T,V] whole.
+      text_field: which field of a raw example is the text.
+    """
+
+    tokenizer: Any
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    loss_chunk: int = 0
+    text_field: str = "text"
+
+    def example(self, raw: dict) -> dict[str, np.ndarray]:
+        """Raw example -> {"tokens": int32 [T]}."""
+        return {"tokens": self.tokenizer.encode(raw[self.text_field])}
+
+    def fingerprint(self) -> str:
+        """Changes with whatever changes `example`."""
+        return f"language_modeling 1 {self.text_field}"
+
+    def metrics(self, model: Any, params: Any, batch: dict, *, rng: jax.Array | None = None) -> dict[str, tuple]:
+        """Returns {name: (sum, weight)}; `rng` is the dropout key while training, None in evaluation (no dropout, plain cross-entropy)."""
+        training = rng is not None
+        extra = dict(positions_BT=batch.get("positions"), segments_BT=batch.get("segments"), deterministic=not training)
+        rngs = {"dropout": rng} if training else None
+        regularised = dict(label_smoothing=self.label_smoothing, z_loss=self.z_loss) if training else {}
+        if self.loss_chunk:
+            hidden_BTD, _ = model.apply({"params": params}, batch["tokens"], **extra, return_hidden=True, rngs=rngs)
+            sums = cross_entropy.chunked_cross_entropy(
+                lambda hidden: model.apply({"params": params}, hidden, method="unembed"),
+                hidden_BTD,
+                batch["labels"],
+                batch["weights"],
+                chunk=self.loss_chunk,
+                **regularised,
+            )
+        else:
+            logits_BTV, _ = model.apply({"params": params}, batch["tokens"], **extra, rngs=rngs)
+            sums = cross_entropy.cross_entropy(logits_BTV, batch["labels"], batch["weights"], **regularised)
+        return {"loss": (sums.loss, sums.weight), "nll": (sums.nll, sums.weight), "accuracy": (sums.correct, sums.weight)}
+
+    def summary(self, means: dict[str, float], rows: Any) -> dict[str, float]:
+        """Evaluation's means -> loss (nats a token), accuracy, perplexity and, where the text's size is known, bits per byte of UTF-8 text."""
+        found = {"loss": means["nll"], "accuracy": means["accuracy"], "perplexity": math.exp(min(means["nll"], 700.0))}
+        if rows.num_bytes:
+            found["bits_per_byte"] = means["nll"] / math.log(2) * rows.num_targets / rows.num_bytes
+        return found

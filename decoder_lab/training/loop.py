@@ -1,0 +1,58 @@
+"""The training loop: the order of events, on one screen. No maths here; the step is in `training/step.py`."""
+
+import pathlib
+from typing import Any
+
+import jax
+
+from decoder_lab.core import runtime
+from decoder_lab.core.durations import due
+from decoder_lab.data import feed
+from decoder_lab.parallel import mesh as meshes
+from decoder_lab.training import experiment as experiments
+from decoder_lab.training import resume
+from decoder_lab.training.numbers import Numbers
+
+
+def train(experiment: experiments.Experiment, workdir: pathlib.Path) -> int:
+    """Trains, evaluates and saves until the config's last step or a stop signal; returns the process's exit code.
+
+    Evaluation and checkpoint stand at the top of the loop, so the first, the periodic and the last are one code path. A step is
+    dispatched before the numbers of the step before it are read: the device never waits for the host.
+    """
+    config, clock = experiment.config, experiment.clockwork
+    total, save_every = clock.total_steps, clock.steps(config.checkpoint.every)
+    saver = resume.make_saver(config, workdir, experiment.report)
+    state, start, best = resume.start_state(experiment, saver)
+    evaluators = experiments.make_evaluators(experiment)
+    train_step = experiment.train_step()
+    numbers = Numbers(experiment, workdir, start=start, best=best)
+    with (
+        runtime.StopSignals() as stop,
+        feed.Prefetch(lambda step: meshes.shard_batch(experiment.feed.batch(step), experiment.mesh), start, total) as batches,
+        saver,
+        numbers,
+    ):
+        for step in range(start, total + 1):
+            if step > start or not start:  # a resumed step was evaluated and saved before
+                wanted = [name for name, (_, every) in evaluators.items() if due(step, every, total)]
+                save = due(step, save_every, total) and step > 0
+                if wanted or save or stop.requested:
+                    numbers.flush(state)
+                for name in wanted:
+                    numbers.evaluated(step, name, evaluators[name][0], state)
+                if save or stop.requested or numbers.improved(step):
+                    saver.save(step, state, meta=numbers.meta(step), metrics=numbers.results(step))
+            if stop.requested or step == total:
+                break
+            state, metrics = train_step(state, next(batches))
+            numbers.push(step + 1, metrics, state)
+        saver.wait()
+        return numbers.finish(step, stop.requested)
+
+
+def evaluate(experiment: experiments.Experiment, saver: Any, checkpoint: str | int, only: dict[str, Any]) -> dict[str, float]:
+    """Returns the numbers of the evaluators in `only` for one checkpoint of a run."""
+    state, _, step = saver.restore(jax.eval_shape(experiment.init_state), checkpoint)
+    experiment.report(f"checkpoint of step {step}")
+    return {f"{name}/{key}": value for name, evaluator in only.items() for key, value in evaluator.run(state).items()}

@@ -1,0 +1,107 @@
+"""The numbers of a run on their way out: read one step late, checked to be finite, written, and the best remembered."""
+
+import math
+import pathlib
+import time
+from typing import Any
+
+import jax
+
+from decoder_lab.core import runtime
+from decoder_lab.core.durations import due
+from decoder_lab.core.errors import UserError
+from decoder_lab.training import nonfinite
+
+
+class Numbers:
+    """Takes what each step and each evaluation returned; everything written goes through here."""
+
+    def __init__(self, experiment: Any, workdir: pathlib.Path, writers: Any, clock: Any, start: int, meta: dict):
+        self.experiment, self.workdir, self.writers, self.clock = experiment, workdir, writers, clock
+        self.total = experiment.clockwork.total_steps
+        self.log_every = experiment.clockwork.steps(experiment.config.log.every)
+        self.best: dict[str, float] = dict(meta.get("best", {}))  # {"step": ..., "value": ...} of checkpoint.metric
+        self._pending: tuple[int, dict] | None = None
+        self._results: dict[int, dict[str, float]] = {}
+        self._improved: int | None = None
+        self._latest: dict[str, float] = {}
+
+    def push(self, step: int, metrics: dict, state: Any) -> None:
+        """Takes the still-running numbers of `step`; reads those of the step before."""
+        self.flush(state)
+        self._pending = (step, metrics)
+
+    def flush(self, state: Any) -> None:
+        """Waits for the pending step's numbers, refuses non-finite ones, writes them if a line is due."""
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        values = {name: _mean(pair) for name, pair in jax.device_get(metrics).items()}
+        self.clock.step()
+        if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+            self._not_finite(step, values, state)
+        if metrics["loss"][1] == 0:
+            self.experiment.report(f"warning: step {step} had nothing to predict (all weights 0); its loss is 0 by definition")
+        if due(step, self.log_every, self.total):
+            self.writers.scalars(step, {f"train/{k}": v for k, v in values.items()} | self.clock.scalars())
+        self._latest |= {"loss": values["loss"], "lr": values["lr"]}
+        self.writers.progress(step, self.total, self._latest | self.clock.progress(self.total - step))
+
+    def _not_finite(self, step: int, values: dict[str, float], state: Any) -> None:
+        what = f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}"
+        if self.experiment.config.on_nonfinite == "skip":
+            self.experiment.report(f"warning: {what}; the update was skipped")
+            return
+        folder = nonfinite.write_down(self.experiment, self.workdir, step, state)
+        raise UserError(
+            f"{what}: stopped. The step's batch and the state before it are in {folder}; no update was applied.\n"
+            f"Look at it: python -m decoder_lab.main --mode=replay --workdir={self.workdir}\n"
+            "Usual mends: a lower --config.lr, a longer warm-up, --config.clip_norm=1, --config.dtype=float32; or --config.on_nonfinite=skip."
+        )
+
+    def evaluated(self, step: int, name: str, evaluator: Any, state: Any) -> None:
+        """Runs one evaluator and writes what it returns: numbers as scalars, strings as text."""
+        with self.clock.pause():
+            try:
+                found = evaluator.run(state)
+            except UserError:
+                raise
+            except Exception as error:
+                error.add_note(f"while evaluator {name!r} ran at step {step}")
+                raise
+        scalars = {f"{name}/{k}": v for k, v in found.items() if not isinstance(v, str)}
+        texts = {f"{name}/{k}": v for k, v in found.items() if isinstance(v, str)}
+        if scalars:
+            self.writers.scalars(step, scalars)
+        if texts:
+            self.writers.text(step, texts)
+        self._results.setdefault(step, {}).update(scalars)
+        self._note_best(step, name, scalars)
+
+    def _note_best(self, step: int, name: str, scalars: dict[str, float]) -> None:
+        wanted = self.experiment.config.checkpoint
+        if wanted.metric.split("/")[0] != name:
+            return
+        if wanted.metric not in scalars:
+            raise UserError(f"checkpoint.metric: got {wanted.metric!r}, but evaluator {name!r} gives {', '.join(sorted(scalars))}.")
+        value, sign = scalars[wanted.metric], 1 if wanted.mode == "min" else -1
+        if not self.best or sign * value < sign * self.best["value"]:
+            self.best = {"step": step, "value": value}
+            self._improved = step
+
+    def improved(self, step: int) -> bool:
+        """Whether the best value so far was found at this step (after training began)."""
+        return self._improved == step and step > 0
+
+    def results(self, step: int) -> dict[str, float]:
+        """The evaluations' numbers of this step."""
+        return self._results.get(step, {})
+
+    def meta(self, step: int) -> dict:
+        """What a checkpoint remembers beside the state. The data position is the step: the batch is a function of (seed, step)."""
+        return {"data_position": step, "seed": self.experiment.config.seed, "best": self.best, "time": time.time(), **runtime.versions()}
+
+
+def _mean(pair: tuple) -> float:
+    total, weight = pair
+    return float(total) / float(weight) if weight else float(total)

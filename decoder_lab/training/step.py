@@ -1,0 +1,98 @@
+"""One optimiser step as pure maths: sums of loss and gradient over micro-batches and devices, divided once by the global weight."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step changes, as one pytree; with the config it determines the rest of the run.
+
+    Attributes:
+      step: int32 scalar, steps taken.
+      params: parameters, float32.
+      opt_state: optax state.
+      ema: moving average of the parameters, or None.
+      key: typed PRNG key of the run; the key of step s is `fold_in(key, s)`.
+      skipped: int32 scalar, updates that were not applied because loss or gradient was not finite.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    ema: Any
+    key: jax.Array
+    skipped: jax.Array
+
+
+def init_state(params: Any, optimizer: optax.GradientTransformation, seed: int, use_ema: bool) -> TrainState:
+    """Returns the state before the first step. The EMA starts as a copy of the parameters."""
+    zero = jnp.zeros((), jnp.int32)
+    ema = jax.tree.map(jnp.copy, params) if use_ema else None
+    return TrainState(zero, params, optimizer.init(params), ema, jax.random.fold_in(jax.random.key(seed), 1), zero)
+
+
+def sum_gradients(metrics_fn: Callable, params: Any, batch: dict, key: jax.Array, accumulate: int) -> tuple[Any, dict]:
+    """Returns (gradient of the summed loss, summed metrics) over `accumulate` micro-batches.
+
+    Sums, never means of means: however the examples are cut into micro-batches, the result is the same up to rounding.
+    Micro-batch i takes rows i, i + accumulate, ... so that rows stay on the device that holds them.
+    """
+
+    def loss_sum(params, batch, key):
+        metrics = metrics_fn(params, batch, key)
+        return metrics["loss"][0], metrics
+
+    gradient = jax.grad(loss_sum, has_aux=True)
+    if accumulate == 1:
+        return gradient(params, batch, key)
+    micro = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def add(total, inputs):
+        index, part = inputs
+        return jax.tree.map(jnp.add, total, gradient(params, part, jax.random.fold_in(key, index))), None
+
+    first = gradient(params, jax.tree.map(lambda x: x[0], micro), jax.random.fold_in(key, 0))
+    rest = jax.tree.map(lambda x: x[1:], micro)
+    total, _ = jax.lax.scan(add, first, (jnp.arange(1, accumulate), rest))
+    return total
+
+
+def make_train_step(
+    metrics_fn: Callable, optimizer: optax.GradientTransformation, lr_fn: Callable, *, accumulate: int, ema: float, on_nonfinite: str
+) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
+    """Returns `train_step(state, batch) -> (state, metrics)`.
+
+    Args:
+      metrics_fn: `(params, batch, key) -> {name: (sum, weight)}`; "loss" is what is trained.
+      optimizer: takes the mean gradient; clips it by its global norm if the config says so.
+      lr_fn: optimiser step -> learning rate, reported only.
+      accumulate: micro-batches a step.
+      ema: decay, 0 for none.
+      on_nonfinite: "skip" leaves state as it was at a bad step; "stop" leaves it so from the first bad step on, so that the state
+        that the loop sees one step later is still the one from which the bad step can be replayed.
+    """
+
+    def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+        key = jax.random.fold_in(state.key, state.step)
+        grads, metrics = sum_gradients(metrics_fn, state.params, batch, key, accumulate)
+        loss_sum, weight = metrics["loss"]
+        grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-6), grads)
+        norm = optax.tree.norm(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = None if state.ema is None else jax.tree.map(lambda e, p: ema * e + (1 - ema) * p, state.ema, params)
+        finite = jnp.isfinite(norm) & jnp.isfinite(loss_sum)
+        apply = finite & (state.skipped == 0) if on_nonfinite == "stop" else finite
+        new, old = (params, opt_state, average), (state.params, state.opt_state, state.ema)
+        params, opt_state, average = jax.tree.map(lambda n, o: jnp.where(apply, n, o), new, old)
+        metrics = {**metrics, "grad_norm": (norm, 1.0), "lr": (lr_fn(state.step - state.skipped), 1.0)}
+        skipped = state.skipped + jnp.where(apply, 0, 1).astype(jnp.int32)
+        return TrainState(state.step + 1, params, opt_state, average, state.key, skipped), metrics
+
+    return train_step

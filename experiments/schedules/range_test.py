@@ -1,0 +1,29 @@
+"""Learning-rate range test: one short run whose learning rate grows exponentially, and the rate that its loss suggests.
+
+  python -m decoder_lab.main --config=experiments/schedules/range_test.py --workdir=runs/range_test
+
+Hardware: 2 CPU cores. Time: MINUTES. The suggestion is printed at the end and drawn in runs/range_test/range_test.png.
+"""
+
+from ml_collections import ConfigDict
+
+from decoder_lab.core.config import parse_argument
+
+
+def get_config(arg=""):
+    arg = parse_argument(arg, smoke=False)
+    config = ConfigDict()
+    config.total_steps = 200
+    config.batch_size = 16
+    config.sequence_length = 128
+    config.lr = 1e-2
+    config.schedule = dict(name="range_test", kw=dict(low=1e-3, high=1e2))
+    config.on_nonfinite = "skip"
+    config.model = dict(name="decoder_only", kw=dict(num_layers=2, num_heads=4, width=128, norm="rms", position="rotary", mlp="swiglu"))
+    config.evaluators = dict(val=dict(name="mean", every="100%", kw=dict(split="validation", limit=64, batch_size=64)))
+    config.checkpoint = dict(every="100%")
+    config.log = dict(every="1")
+    if arg.smoke:
+        config.total_steps, config.batch_size, config.sequence_length = 2, 8, 32
+        config.model["kw"].update(num_layers=1, num_heads=2, width=16)
+    return config

@@ -1,0 +1,45 @@
+"""Installs decoder_lab: `pip install -e .[dev] -c constraints.txt` gives exactly what scripts/quickstart and scripts/test use."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+
+CORE = [
+    "absl-py>=2.2",
+    "array_record>=0.8",
+    "flax>=0.12.8,<0.13",
+    "importlib_resources>=6.0",  # tensorflow-datasets imports it without saying so
+    "jax>=0.10.2,<0.13",
+    "matplotlib>=3.9",
+    "ml-collections>=1.1,<2",
+    "numpy>=2.1",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.3,<0.13",
+    "sentencepiece>=0.2.1,<0.3",
+    "tensorboardX>=2.6.4",
+    "tensorflow-datasets>=4.9.10,<5",
+]
+EXTRAS = {
+    "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
+    "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+    "hf": ["tokenizers>=0.22"],
+    "wandb": ["wandb>=0.20"],
+    "benchmark": ["torch==2.13.0", "transformers>=5.0"],
+    "dev": ["hypothesis>=6.100", "pytest>=8.4", "pytest-xdist>=3.6", "ruff>=0.12", "tokenizers>=0.22"],
+}
+
+setuptools.setup(
+    name="decoder_lab",
+    version=re.search(r'__version__ = "(.+?)"', (HERE / "decoder_lab" / "__init__.py").read_text()).group(1),
+    description="A JAX/Flax research lab for attention and decoder models with config-driven experiments",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=setuptools.find_packages(include=["decoder_lab", "decoder_lab.*"]),
+    python_requires=">=3.11",
+    install_requires=CORE,
+    extras_require=EXTRAS,
+)

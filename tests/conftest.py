@@ -1,0 +1,31 @@
+"""Test set-up, before JAX starts: eight virtual CPU devices, a persistent compilation cache, strict shapes and types."""
+
+import os
+import pathlib
+import tempfile
+
+NUM_DEVICES = 8
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("NPROC", str(2 * NUM_DEVICES))  # fewer host threads than this deadlock collectives on jax 0.10 and 0.11
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={NUM_DEVICES}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(tempfile.gettempdir()) / "decoder_lab_test_xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _own_cache_directory(tmp_path_factory, monkeypatch):
+    """Tokenised data of tests never lands in, or comes from, the user's own cache."""
+    monkeypatch.setenv("DECODER_LAB_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def strict_numerics():
+    """Implicit rank promotion and dtype promotion are errors; for tests of `ops` and `layers`."""
+    import jax
+
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        yield

@@ -1,0 +1,154 @@
+"""The config: complete, typed, checked as a whole before JAX starts, every problem named with its nearest known name."""
+
+import subprocess
+import sys
+
+import pytest
+
+from decoder_lab.core import config as config_lib
+from decoder_lab.core import lookup
+from decoder_lab.core.errors import UserError
+
+
+def resolve(delta=None, *overrides):
+    return config_lib.resolve(delta or {}, overrides)
+
+
+def test_defaults_are_complete_and_locked():
+    config = resolve()
+    assert config.model.kw.num_layers > 0 and config.optimizer.kw.b2 == 0.999
+    with pytest.raises(AttributeError):
+        config.lrr = 1.0
+
+
+@pytest.mark.parametrize(
+    "override, path, value",
+    [
+        ("lr=1e-2", "lr", 0.01),
+        ("lr=1", "lr", 1.0),
+        ("total_steps=1e2", "total_steps", 100),
+        ("total_epochs=2.5", "total_epochs", 2.5),
+        ("model.kw.num_kv_heads=2", "model.kw.num_kv_heads", 2),
+        ("model.kw.num_kv_heads=None", "model.kw.num_kv_heads", None),
+        ("optimizer.no_decay=('a','b')", "optimizer.no_decay", ("a", "b")),
+        ("optimizer.no_decay=a,b", "optimizer.no_decay", ("a", "b")),
+        ("optimizer.no_decay=()", "optimizer.no_decay", ()),
+        ("optimizer.kw.b2=0.95", "optimizer.kw.b2", 0.95),
+        ("optimizer.kw.nesterov=true", "optimizer.kw.nesterov", True),
+        ("optimizer.lr_multipliers.embedding=0.1", "optimizer.lr_multipliers", {"embedding": 0.1}),
+        ("checkpoint.every=50", "checkpoint.every", "50"),
+        ("evaluators.val.every=3%", "evaluators.val.every", "3%"),
+        ("evaluators.val.kw.limit=7", "evaluators.val.kw.limit", 7),
+    ],
+)
+def test_every_kind_of_field_can_be_set_from_the_command_line(override, path, value):
+    node = resolve(None, override)
+    for part in path.split("."):
+        node = node[part]
+    assert (node.to_dict() if hasattr(node, "to_dict") else node) == value
+
+
+def test_all_problems_are_reported_at_once_with_nearest_names():
+    """KNOWN_BUGS 28: a mistyped key is never ignored, neither in the file nor on the command line."""
+    with pytest.raises(UserError) as error:
+        resolve(
+            {"learning_rte": 1.0, "batch_sise": 3, "model": {"name": "decoder_only", "kw": {"num_layer": 2}}, "data": {"sorce": {}}},
+            "lrr=1",
+            "seed=x",
+            "model.kw.num_hads=2",
+            "schedule.name=cosin",
+        )
+    text = str(error.value)
+    for wanted in ("8 problems", '"batch_size"', '"model.kw.num_layers"', '"data.source"', '"lr"', "seed: got 'x'", "num_heads", '"cosine"'):
+        assert wanted in text, (wanted, text)
+
+
+def test_values_are_checked():
+    for override, part in [
+        ("lr=-1", "more than 0"),
+        ("dtype=float31", 'Did you mean "float32"?'),
+        ("log.every=5 stepz", "unit"),
+        ("log.every=often", "duration"),
+        ("accumulate=5", "micro-batches"),
+        ("optimizer.no_decay=('(',)", "regular expression"),
+        ("ema=1.0", "decay in [0, 1)"),
+        ("model=3", "group of settings"),
+    ]:
+        with pytest.raises(UserError, match=part.replace("[", r"\[").replace("?", r"\?").replace(")", r"\)")):
+            resolve(None, override)
+
+
+def test_a_plugin_can_be_swapped_from_the_command_line():
+    config = resolve({"schedule": {"name": "cosine", "kw": {"warmup": "7%", "floor": 0.2}}}, "schedule.name=constant", "optimizer.name=lion")
+    assert config.schedule.name == "constant" and config.schedule.kw.warmup == "7%" and "floor" not in config.schedule.kw
+    assert config.optimizer.kw.b2 == 0.99
+
+
+def test_a_variant_expands_and_explicit_settings_win():
+    base = {"model": {"name": "decoder_only", "kw": {"variant": "gpt2", "dropout": 0.3}}}
+    config = resolve(base)
+    assert (config.model.kw.num_layers, config.model.kw.width, config.model.kw.dropout) == (12, 768, 0.3)
+    config = resolve(base, "model.kw.variant=gpt2-medium", "model.kw.num_heads=8")
+    assert (config.model.kw.num_layers, config.model.kw.width, config.model.kw.num_heads) == (24, 1024, 8)
+    with pytest.raises(UserError, match="gpt2-large"):
+        resolve(base, "model.kw.variant=gpt2-larg")
+
+
+def test_patterns_with_dots_are_keys():
+    config = resolve({"optimizer": {"lr_multipliers": {"layer_.*/kernel": 0.5}}}, "optimizer.lr_multipliers.bias$=0.1")
+    assert config.optimizer.lr_multipliers.to_dict() == {"layer_.*/kernel": 0.5, "bias$": 0.1}
+    assert not config_lib.differences(config_lib.from_json(config_lib.to_json(config)), config)
+
+
+def test_json_round_trip_hash_and_differences():
+    config = resolve(None, "lr=0.5")
+    again = config_lib.from_json(config_lib.to_json(config))
+    assert config_lib.digest(again) == config_lib.digest(config) and not config_lib.differences(config, again)
+    assert config_lib.differences(resolve(), config) == ["lr: 0.001 -> 0.5"]
+
+
+def test_a_file_with_an_argument(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\nfrom decoder_lab.core.config import parse_argument\n"
+        "def get_config(arg=''):\n  a = parse_argument(arg, steps=5, size='s', smoke=False)\n  c = ConfigDict()\n"
+        "  c.total_steps = a.steps\n  c.batch_size = 2 if a.smoke else 4\n  return c\n"
+    )
+    assert config_lib.load(str(path)).total_steps == 5
+    config = config_lib.load(f"{path}:steps=9,smoke", ["seed=3"])
+    assert (config.total_steps, config.batch_size, config.seed) == (9, 2, 3)
+    with pytest.raises(UserError, match='Did you mean "steps"'):
+        config_lib.load(f"{path}:step=9")
+    with pytest.raises(UserError, match="there is no file"):
+        config_lib.load(str(tmp_path / "d.py"))
+    path.write_text("def get_config():\n  return undefined_name\n")
+    with pytest.raises(UserError, match=r"c\.py:2 failed: NameError"):
+        config_lib.load(str(path))
+
+
+@pytest.mark.parametrize("kind", [k for k in lookup.KINDS if k != "optimizer"])
+def test_every_plugin_defines_the_object_of_its_kind_with_readable_fields(kind):
+    assert lookup.names(kind)
+    for name in lookup.names(kind):
+        for key, field in lookup.fields(kind, name).items():
+            assert field.type is not None, f"{kind} {name}: the annotation of {key} is not one that a config can check"
+            assert field.default is not lookup.UNREADABLE, f"{kind} {name}: the default of {key} is not a literal"
+        assert lookup.find(kind, name) is not None
+
+
+def test_a_plugin_may_live_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("def schedule(*, peak, total_steps, steps, bend: float = 2.0):\n  return lambda step: peak * bend\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "__init__.py").touch()
+    (tmp_path / "mine.py").rename(tmp_path / "lab" / "mine.py")
+    config = resolve({"schedule": {"name": "lab.mine", "kw": {}}}, "schedule.kw.bend=3")
+    assert config.schedule.kw.bend == 3.0
+    assert lookup.find("schedule", "lab.mine")(peak=2.0, total_steps=1, steps=int)(0) == 4.0
+    with pytest.raises(UserError, match="cannot be found"):
+        resolve({"schedule": {"name": "lab.yours", "kw": {}}})
+
+
+def test_checking_a_config_does_not_import_jax():
+    code = "import sys; from decoder_lab.core import config; config.resolve({}); assert not {'jax', 'numpy', 'flax'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,194 @@
+"""Attention: every implementation equals a loop in numpy, and none leaks, nor gives a NaN."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from decoder_lab.core.errors import UserError
+from decoder_lab.ops import attention as ops
+from decoder_lab.ops import position_bias
+
+pytestmark = pytest.mark.usefixtures("strict_numerics")
+NAMES = ("reference", "blocked", "xla")
+B, T, N, K, H = 2, 150, 4, 2, 8  # 150: three blocks, the last one short
+SEGMENTS = np.repeat([[1, 2, 0], [0, 1, 3]], [70, 60, 20], axis=1)
+
+
+def inputs(num_kv_heads=K, dtype=jnp.float32, length=T):
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = [(B, length, N, H), (B, length, num_kv_heads, H), (B, length, num_kv_heads, H), (B, length, N, H)]
+    return [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)]
+
+
+def oracle(q, k, v, *, window=None, segments=None, slopes=None, softcap=None):
+    """Query by query in float64, with nothing shared with the code under test."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    out = np.zeros(q.shape)
+    for b, t, n in np.ndindex(*q.shape[:3]):
+        seen = [s for s in range(t + 1) if window is None or t - s < window]
+        if segments is not None:
+            seen = [s for s in seen if segments[b, s] == segments[b, t] != 0]
+        if not seen:
+            continue
+        head = n // (q.shape[2] // k.shape[2])
+        logits = k[b, seen, head] @ q[b, t, n] / np.sqrt(q.shape[3])
+        logits = logits if softcap is None else softcap * np.tanh(logits / softcap)
+        logits = logits if slopes is None else logits - slopes[n] * (t - np.asarray(seen))
+        weights = np.exp(logits - logits.max())
+        out[b, t, n] = weights / weights.sum() @ v[b, seen, head]
+    return out
+
+
+def settings(case: str):
+    """Returns (arguments of the oracle, arguments of attention)."""
+    slopes = position_bias.alibi_slopes(N)
+    segments = {"q_segments_BT": jnp.asarray(SEGMENTS), "k_segments_BS": jnp.asarray(SEGMENTS)}
+    return {
+        "plain": ({}, {}),
+        "window": ({"window": 33}, {"window": 33}),
+        "segments": ({"segments": SEGMENTS}, segments),
+        "segments+window": ({"segments": SEGMENTS, "window": 5}, {**segments, "window": 5}),
+        "alibi": ({"slopes": slopes}, {"bias_fn": functools.partial(position_bias.alibi, jnp.asarray(slopes))}),
+        "softcap": ({"softcap": 2.0}, {"softcap": 2.0}),
+    }[case]
+
+
+@pytest.mark.parametrize("case", ["plain", "window", "segments", "segments+window", "alibi", "softcap"])
+def test_every_implementation_equals_the_oracle(case):
+    q, k, v, _ = inputs()
+    of_oracle, of_attention = settings(case)
+    expected = oracle(q, k, v, **of_oracle)
+    for name in NAMES:
+        if name == "xla" and case == "softcap":
+            continue
+        out = jax.jit(functools.partial(ops.attention, implementation=name, **of_attention))(q, k, v)
+        np.testing.assert_allclose(out, expected, atol=2e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("case", ["plain", "segments+window", "alibi"])
+def test_gradients_of_all_implementations_agree(case, num_kv_heads):
+    q, k, v, g = inputs(num_kv_heads)
+    _, of_attention = settings(case)
+
+    def gradients(name):
+        def loss(*qkv):
+            return jnp.sum(ops.attention(*qkv, implementation=name, **of_attention) * g)
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(q, k, v)
+
+    expected = gradients("reference")
+    for name in NAMES[1:]:
+        for got, want in zip(gradients(name), expected, strict=True):
+            np.testing.assert_allclose(got, want, atol=2e-5, err_msg=name)
+
+
+def test_blocks_that_recompute_their_weights_give_the_same_gradients(monkeypatch):
+    q, k, v, g = inputs()
+
+    def gradients():
+        return jax.jit(jax.grad(lambda *qkv: jnp.sum(ops.attention(*qkv, implementation="blocked") * g), argnums=(0, 1, 2)))(q, k, v)
+
+    kept = gradients()
+    monkeypatch.setattr(ops, "RECOMPUTE_FROM", 1)
+    for got, want in zip(gradients(), kept, strict=True):
+        np.testing.assert_allclose(got, want, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_row_of_padding_gives_zeros_and_finite_gradients(name, dtype):
+    """KNOWN_BUGS 7: fully masked rows must not give NaN, forward or backward."""
+    q, k, v, _ = inputs(dtype=dtype)
+    segments = jnp.zeros((B, T), jnp.int32).at[0, 3:9].set(1)
+
+    def attend(*qkv):
+        return ops.attention(*qkv, q_segments_BT=segments, k_segments_BS=segments, implementation=name)
+
+    out, pull_back = jax.vjp(jax.jit(attend), q, k, v)
+    assert not np.any(np.asarray(out, np.float32)[1]) and np.any(np.asarray(out, np.float32)[0, 3:9])
+    for gradient in pull_back(jnp.ones_like(out)):
+        gradient = np.asarray(gradient, np.float32)
+        assert np.isfinite(gradient).all() and not gradient[1].any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_document_changes_nothing_bit_for_bit(name):
+    """KNOWN_BUGS 4: replacing document 2 of a row leaves document 1's outputs and gradients exactly unchanged."""
+    q, k, v, g = inputs()
+    segments = jnp.asarray(np.repeat([[1, 2]], [70, 80], axis=1).repeat(B, axis=0))
+    of_first = (segments == 1)[:, :, None, None]
+
+    @jax.jit
+    def first_document(q, k, v):
+        def loss(*qkv):
+            out = ops.attention(*qkv, q_segments_BT=segments, k_segments_BS=segments, implementation=name)
+            return jnp.sum(jnp.where(of_first, out * g, 0.0)), jnp.where(of_first, out, 0.0)
+
+        return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(q, k, v)
+
+    before = first_document(q, k, v)
+    after = first_document(*(jnp.where(of_first, x, 100 * x + 1) for x in (q, k, v)))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert not any(np.asarray(gradient)[:, 70:].any() for gradient in before[0])
+
+
+def test_by_positions_equals_by_rows_of_the_same_order():
+    q, k, v, _ = inputs()
+    rows = jax.jit(functools.partial(ops.attention, window=9))(q, k, v)
+    order = np.random.default_rng(0).permutation(T)  # a cache may hold its keys in any order
+    positions = {"q_positions_BT": jnp.arange(T)[None], "k_positions_BS": jnp.asarray(order)[None]}
+    shuffled = jax.jit(functools.partial(ops.attention, causal="positions", window=9, **positions))(q, k[:, order], v[:, order])
+    np.testing.assert_allclose(rows, shuffled, atol=2e-6)
+
+
+def test_dropout_of_weights_keeps_the_expectation_and_differs_by_key():
+    q, k, v, _ = inputs(length=64)
+    attend = jax.jit(lambda key: ops.attention(q, k, v, dropout_rate=0.3, dropout_key=key, implementation="blocked"))
+    outs = np.stack([attend(key) for key in jax.random.split(jax.random.key(1), 400)])
+    assert np.abs(outs[0] - outs[1]).max() > 0.1
+    np.testing.assert_allclose(outs.mean(0), ops.attention(q, k, v), atol=0.35)
+    assert abs((outs.mean(0) - np.asarray(ops.attention(q, k, v))).mean()) < 0.01
+
+
+def resolve(name="auto", **changes):
+    usual = {"platform": "cpu", "dtype": jnp.float32, "num_queries": 256, "head_dim": 64}
+    return ops.resolve(name, **{**usual, **changes})
+
+
+def test_auto_picks_by_platform_dtype_and_shape():
+    assert resolve() == "blocked"
+    assert resolve(num_queries=1) == resolve(causal="positions") == "reference"
+    assert resolve(platform="gpu", dtype=jnp.bfloat16) == "cudnn"
+    assert resolve(platform="gpu", dtype=jnp.bfloat16, softcap=30.0) == "blocked"
+    assert resolve(platform="gpu") == "xla"
+    assert resolve(platform="tpu", num_queries=8192) == "blocked"
+    assert resolve("reference", platform="gpu") == "reference"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, "NVIDIA GPU, this is cpu"),
+        ({"platform": "gpu"}, "not in float32"),
+        ({"platform": "gpu", "dtype": jnp.bfloat16, "head_dim": 20}, "head_dim must be a multiple of 8"),
+        ({"platform": "gpu", "dtype": jnp.bfloat16, "softcap": 1.0}, "no logit soft cap"),
+    ],
+)
+def test_an_impossible_kernel_is_refused_with_the_reason(changes, why):
+    with pytest.raises(UserError, match=why):
+        resolve("cudnn", **changes)
+
+
+def test_unknown_names_and_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match='Did you mean "blocked"'):
+        resolve("bloked")
+    q, k, v, _ = inputs(3)
+    with pytest.raises(ValueError, match="4 query heads cannot share 3"):
+        ops.attention(q, k, v)
+    q, k, v, _ = inputs()
+    with pytest.raises(ValueError, match="as many queries as keys"):
+        ops.attention(q[:, :5], k, v)

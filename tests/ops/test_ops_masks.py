@@ -1,0 +1,31 @@
+"""Masks: causality, windows, documents."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from decoder_lab.ops import masks
+
+pytestmark = pytest.mark.usefixtures("strict_numerics")
+
+
+@pytest.mark.parametrize("window", [None, 1, 3])
+def test_visible_equals_its_definition_pair_by_pair(window):
+    q_order, k_order = np.array([[4, 0, 7]]), np.array([[0, 1, 4, 6, 7]])
+    mask = np.asarray(masks.visible(jnp.asarray(q_order), jnp.asarray(k_order), window=window))
+    for t, q in enumerate(q_order[0]):
+        for s, k in enumerate(k_order[0]):
+            assert mask[0, t, s] == (k <= q and (window is None or q - k < window))
+
+
+def test_a_window_without_causality_reaches_both_ways():
+    order = jnp.arange(6)[None]
+    mask = np.asarray(masks.visible(order, order, causal=False, window=2))[0]
+    np.testing.assert_array_equal(mask, np.abs(np.subtract.outer(np.arange(6), np.arange(6))) < 2)
+
+
+def test_padding_neither_attends_nor_is_attended():
+    segments = jnp.asarray([[0, 1, 1, 2, 0]])
+    mask = np.asarray(masks.same_segment(segments, segments))[0]
+    assert not mask[:, [0, 4]].any() and not mask[[0, 4]].any()
+    assert mask[1, 2] and mask[3, 3] and not mask[1, 3]
