@@ -9,7 +9,7 @@ from typing import Any
 from decoder_lab.core import config as config_lib
 from decoder_lab.core import runtime
 from decoder_lab.core.errors import UserError
-from decoder_lab.serving.options import Options
+from decoder_lab.serving.generate import Options
 
 
 def config_for(flags: argparse.Namespace, overrides: list[str]) -> Any:
@@ -65,7 +65,7 @@ def evaluate(config: Any, flags: argparse.Namespace) -> int:
         chosen = {flags.split: mean.Evaluator(experiments.Context(experiment), split=flags.split)}
     else:
         chosen = {name: evaluator for name, (evaluator, _) in experiments.make_evaluators(experiment).items()}
-    step, results = loop.evaluate(experiment, resume.make_saver(config, flags.workdir, print), flags.checkpoint, chosen)
+    step, results = loop.evaluate(experiment, resume.make_saver(config, flags.workdir, print), resume.which(flags.checkpoint), chosen)
     for name, value in results.items():
         print(f"{name} = {value:.6g}" if isinstance(value, float) else f"{name}:\n{value}")
     record = flags.workdir / "evaluation.json"
@@ -83,7 +83,7 @@ def generate(config: Any, flags: argparse.Namespace) -> int:
     from decoder_lab.serving import generate as serving
     from decoder_lab.training import resume
 
-    params, _ = resume.inference_params(config, flags.workdir, flags.checkpoint, experiment)
+    params, _ = resume.inference_params(experiment, flags.checkpoint)
     serving.run(experiment.model, params, experiment.tokenizer, options, out=sys.stdout)
     return 0
 

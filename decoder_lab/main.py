@@ -12,7 +12,7 @@ from decoder_lab import __version__
 from decoder_lab.core import config as config_lib
 from decoder_lab.core import fields
 from decoder_lab.core.errors import UserError, nearest
-from decoder_lab.serving.options import Options
+from decoder_lab.serving.generate import Options
 
 MODES = {
     "train": "train a model, or go on with the run that is in the workdir",

@@ -44,6 +44,7 @@ def parse(field: Field, text: str) -> Any:
 
 
 def literal(text: str) -> Any:
+    """Returns the Python literal that a text is, or the text itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -51,6 +52,7 @@ def literal(text: str) -> Any:
 
 
 def type_name(field: Field) -> str:
+    """Returns a field's type as an error message names it."""
     if field.doc.startswith(fields.DURATION):
         return 'a duration such as "200 steps" or "5%"'
     name = field.type.__name__ if field.type else "any value"

@@ -3,10 +3,10 @@
 import functools
 from typing import Literal
 
-from flax import struct
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from decoder_lab.layers.linear import Linear
 from decoder_lab.layers.norm import Norm

@@ -1,7 +1,7 @@
 """The residual block and the stack of blocks; where norms go, whether layers are scanned, and what the backward pass recomputes."""
 
-from collections.abc import Callable
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn

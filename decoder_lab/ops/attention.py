@@ -12,9 +12,9 @@ Every implementation: softmax in float32 whatever the inputs; grouped-query head
 attend gives zeros with finite (zero) gradients.
 """
 
-from collections.abc import Callable
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -230,18 +230,17 @@ def _fused(q_BTNH, k_BSKH, v_BSKH, rules: _Rules, scale, name: str) -> jax.Array
     by_rows = rules.causal == "rows"
     left_to_mask = dataclasses.replace(rules, causal=None, window=None) if by_rows else rules
     mask_BTS, bias_BNTS = left_to_mask.mask(queries, keys), rules.bias(queries, keys)
-    with jax.numpy_dtype_promotion("standard"):  # JAX's own code mixes dtypes
-        out_BTNH = jax.nn.dot_product_attention(
-            q_BTNH,
-            k_BSKH,
-            v_BSKH,
-            bias=None if bias_BNTS is None else bias_BNTS.astype(q_BTNH.dtype),
-            mask=None if mask_BTS is None else mask_BTS[:, None],
-            scale=scale,
-            is_causal=by_rows,
-            local_window_size=(rules.window - 1, 0) if by_rows and rules.window is not None else None,
-            implementation=name,
-        )
+    out_BTNH = jax.nn.dot_product_attention(
+        q_BTNH,
+        k_BSKH,
+        v_BSKH,
+        bias=None if bias_BNTS is None else bias_BNTS.astype(q_BTNH.dtype),
+        mask=None if mask_BTS is None else mask_BTS[:, None],
+        scale=scale,
+        is_causal=by_rows,
+        local_window_size=(rules.window - 1, 0) if by_rows and rules.window is not None else None,
+        implementation=name,
+    )
     if rules.may_be_blind:
         sees_BT = jnp.any(rules.mask(queries, keys), axis=-1)
         out_BTNH = jnp.where(sees_BT[:, :, None, None], out_BTNH, jnp.zeros((), out_BTNH.dtype))

@@ -5,8 +5,8 @@ loss = (1 - e) * nll + e * (log Z - mean of the logits). z-loss adds z * (log Z)
 count for nothing; their labels may be any integer. Sums stay sums: divide by `weight` only when everything has been added up.
 """
 
-from collections.abc import Callable
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax

@@ -4,8 +4,8 @@ Convention: dimension i is rotated together with dimension i + H/2 ("half" layou
 cosines are float32 whatever the compute dtype: in bfloat16 positions above 256 would collide.
 """
 
-from collections.abc import Mapping
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp

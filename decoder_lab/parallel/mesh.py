@@ -1,36 +1,58 @@
-"""The device mesh and what lies where on it: data parallelism over all local devices. Other axes get their names here."""
+"""Which device holds what. One axis so far: "data", over which every batch is split while parameters are copied to every device.
 
+Another axis (sharded parameters, tensors) is a name in `AXES` and a rule here for what is laid out along it; models stay unaware of meshes.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from decoder_lab.core.errors import UserError
 
 DATA = "data"
+AXES = (DATA,)
 
 
-def make_mesh() -> Mesh:
-    """Returns a mesh of all devices on one axis, "data"."""
-    return jax.make_mesh((jax.device_count(),), (DATA,), axis_types=(AxisType.Auto,))
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh of these devices, by default all; its "data" axis has them all."""
+    devices = jax.devices() if devices is None else devices
+    # Auto: under explicit axes Linen's Embed and partitioned parameters fail
+    return jax.make_mesh((len(devices),), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The layout of a batch: axis 0 over the "data" axis."""
+    return NamedSharding(mesh, PartitionSpec(DATA))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device holds whole."""
+    """The layout of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
+def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+    """Returns a batch of arrays [B, ...], B this process's share, as global arrays split along B.
+
+    Errors: UserError if the global B cannot be split evenly.
+    """
+    local = {name: len(array) for name, array in batch.items()}
+    for size in set(local.values()):
+        check_batch_size(size * jax.process_count(), mesh)
+    sharding = split(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts a copy of every leaf on every device."""
+    """Returns a tree whose every leaf is whole on every device; it may share memory with the tree given, so donate only one of them."""
     return jax.device_put(tree, replicated(mesh))
 
 
-def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Cuts a batch's rows over the devices. Errors: UserError where they don't divide evenly."""
-    sharding = NamedSharding(mesh, PartitionSpec(DATA))
-    size = len(next(iter(batch.values()))) * jax.process_count()
-    if size % mesh.size:
-        near = max(size // mesh.size, 1) * mesh.size
-        raise UserError(f"batch_size: {size} rows cannot be cut evenly over {mesh.size} devices; {near} or {near + mesh.size} can.")
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Errors: UserError that names the nearest sizes that can be split evenly, if this one cannot."""
+    devices = mesh.shape[DATA]
+    if batch_size < 1 or batch_size % devices:
+        below, above = batch_size // devices * devices, (max(batch_size, 0) // devices + 1) * devices
+        near = " or ".join(str(size) for size in (below, above) if size > 0)
+        raise UserError(f"batch_size {batch_size} cannot be split over {devices} devices: take {near}.")

@@ -9,7 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from decoder_lab.core import durations, lookup, tree
+from decoder_lab.core import clock as clocks
+from decoder_lab.core import config as config_lib
+from decoder_lab.core import durations, lookup, runtime, tree, writer
+from decoder_lab.core.errors import UserError
 from decoder_lab.data import build, feed
 from decoder_lab.optim import optimizer as optim
 from decoder_lab.parallel import mesh as meshes
@@ -29,6 +32,12 @@ class Experiment:
     config: Any
     workdir: pathlib.Path
     report: Callable[[str], None] = print
+
+    def of_run(self, workdir: pathlib.Path) -> "Experiment":
+        """The experiment of another run's folder. Errors: UserError where it holds none."""
+        if not (workdir / "config.json").is_file():
+            raise UserError(f"expected the folder of a run (with a config.json), got {workdir}.")
+        return Experiment(config_lib.from_json((workdir / "config.json").read_text()), workdir, self.report)
 
     @functools.cached_property
     def tokenizer(self) -> Any:
@@ -91,6 +100,20 @@ class Experiment:
     def parameter_shapes(self) -> Any:
         return jax.eval_shape(self.init_params, jax.random.key(0))
 
+    def summary(self) -> str:
+        """One line of what runs where: devices, parameters, tokens a step, memory of the state, attention kernel and dtype really used."""
+        config = self.config
+        opt_state = jax.eval_shape(self.optimizer.init, self.parameter_shapes)
+        parts = runtime.memory_estimate(self.parameter_shapes, opt_state, config.ema > 0)
+        memory = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in parts.items() if size)
+        rows = config.batch_size // config.accumulate // self.mesh.size
+        described = getattr(self.model, "describe", None)
+        kernel = f"; {described(jax.default_backend(), rows, config.sequence_length)}" if described else ""
+        return (
+            f"{runtime.device_summary()}; {self.num_parameters:,} parameters; {config.batch_size * config.sequence_length:,} tokens a step, "
+            f"{self.clockwork.total_steps:,} steps; MiB a device: {memory}; compute in {config.dtype}{kernel}"
+        )
+
     @property
     def num_parameters(self) -> int:
         return tree.count(self.parameter_shapes)
@@ -116,6 +139,14 @@ class Experiment:
         )
         return jax.jit(step, donate_argnums=0, out_shardings=meshes.replicated(self.mesh))
 
+    def clock(self) -> clocks.Clock:
+        """Measures the run's speed; MFU where the model knows its FLOPs."""
+        config = self.config
+        flops = getattr(self.model, "flops_per_token", None)
+        peak = clocks.peak_flops(self.mesh.devices.flat[0].device_kind, self.mesh.size)[0] if flops else None
+        per_token = flops(config.sequence_length) if flops else None
+        return clocks.Clock(config.batch_size * config.sequence_length, per_token, peak)
+
     def evaluation_params(self, state: steps.TrainState) -> Any:
         """The parameters to evaluate and to generate with: the average where there is one, or what a schedule-free optimiser says."""
         return state.ema if state.ema is not None else optim.evaluation_params(state.opt_state, state.params)
@@ -139,6 +170,11 @@ def make_evaluators(experiment: Experiment) -> dict[str, tuple[Any, int]]:
         name: (_make("evaluator", plugin, context=context), experiment.clockwork.steps(plugin.every))
         for name, plugin in experiment.config.evaluators.items()
     }
+
+
+def make_writers(config: Any, workdir: pathlib.Path, start: int) -> writer.Writers:
+    """Everything that the run's numbers go to, from step `start` on."""
+    return writer.Writers(_make("writer", plugin, directory=workdir, resume_step=start) for plugin in config.log.writers.values())
 
 
 class Context:

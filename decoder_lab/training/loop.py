@@ -1,9 +1,8 @@
 """The training loop: the order of events, on one screen. No maths here; the step is in `training/step.py`."""
 
+import contextlib
 import pathlib
 from typing import Any
-
-import jax
 
 from decoder_lab.core import runtime
 from decoder_lab.core.durations import due
@@ -22,16 +21,16 @@ def train(experiment: experiments.Experiment, workdir: pathlib.Path) -> int:
     """
     config, clock = experiment.config, experiment.clockwork
     total, save_every = clock.total_steps, clock.steps(config.checkpoint.every)
+    experiment.report(experiment.summary())
     saver = resume.make_saver(config, workdir, experiment.report)
-    state, start, best = resume.start_state(experiment, saver)
+    state, start, meta = resume.start_state(experiment, saver)
     evaluators = experiments.make_evaluators(experiment)
     train_step = experiment.train_step()
-    numbers = Numbers(experiment, workdir, start=start, best=best)
     with (
-        runtime.StopSignals() as stop,
+        contextlib.closing(saver),
+        contextlib.closing(Numbers(experiment, workdir, start, meta)) as numbers,
         feed.Prefetch(lambda step: meshes.shard_batch(experiment.feed.batch(step), experiment.mesh), start, total) as batches,
-        saver,
-        numbers,
+        runtime.StopSignals() as stop,
     ):
         for step in range(start, total + 1):
             if step > start or not start:  # a resumed step was evaluated and saved before
@@ -42,7 +41,8 @@ def train(experiment: experiments.Experiment, workdir: pathlib.Path) -> int:
                 for name in wanted:
                     numbers.evaluated(step, name, evaluators[name][0], state)
                 if save or stop.requested or numbers.improved(step):
-                    saver.save(step, state, meta=numbers.meta(step), metrics=numbers.results(step))
+                    with numbers.clock.pause():
+                        saver.save(step, state, meta=numbers.meta(step), metrics=numbers.results(step))
             if stop.requested or step == total:
                 break
             state, metrics = train_step(state, next(batches))
@@ -51,8 +51,7 @@ def train(experiment: experiments.Experiment, workdir: pathlib.Path) -> int:
         return numbers.finish(step, stop.requested)
 
 
-def evaluate(experiment: experiments.Experiment, saver: Any, checkpoint: str | int, only: dict[str, Any]) -> dict[str, float]:
-    """Returns the numbers of the evaluators in `only` for one checkpoint of a run."""
-    state, _, step = saver.restore(jax.eval_shape(experiment.init_state), checkpoint)
-    experiment.report(f"checkpoint of step {step}")
-    return {f"{name}/{key}": value for name, evaluator in only.items() for key, value in evaluator.run(state).items()}
+def evaluate(experiment: experiments.Experiment, saver: Any, checkpoint: str | int, only: dict[str, Any]) -> tuple[int, dict]:
+    """Returns (step, {name/metric: value}) of the evaluators in `only` for one checkpoint of a run."""
+    state, _, step = saver.restore(resume.template(experiment), checkpoint)
+    return step, {f"{name}/{key}": value for name, evaluator in only.items() for key, value in evaluator.run(state).items()}

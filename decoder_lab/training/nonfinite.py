@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,9 +13,11 @@ import numpy as np
 from decoder_lab.checkpoint.saver import Saver
 from decoder_lab.core import tree
 from decoder_lab.core.errors import UserError
+from decoder_lab.training import resume
 from decoder_lab.training import step as steps
 
 FOLDER = "nonfinite"
+STATE = "state"
 
 
 def write_down(experiment: Any, workdir: pathlib.Path, step: int, state: steps.TrainState) -> pathlib.Path:
@@ -27,8 +30,8 @@ def write_down(experiment: Any, workdir: pathlib.Path, step: int, state: steps.T
     index = step - 1  # the step that led from `index` to `step`
     np.savez(folder / "batch.npz", **experiment.feed.batch(index))
     before = state.replace(step=jnp.asarray(index, jnp.int32), skipped=jnp.zeros((), jnp.int32))
-    with Saver(folder / f"state_{index}", keep=1) as saver:
-        saver.save(index, before, meta={"step": index}, metrics={}, wait=True)
+    shutil.rmtree(folder / STATE, ignore_errors=True)
+    Saver(folder / STATE).save(index, before, meta={}, wait=True)
     key = jax.random.key_data(jax.random.fold_in(state.key, index))
     (folder / "step.json").write_text(json.dumps({"step": index, "key": np.asarray(key).tolist()}) + "\n")
     return folder
@@ -40,8 +43,7 @@ def replay(experiment: Any, workdir: pathlib.Path) -> Iterator[str]:
     if not (folder / "step.json").is_file():
         raise UserError(f"{workdir} holds no step to replay: {folder}/step.json is written when a run stops at a non-finite step.")
     index = json.loads((folder / "step.json").read_text())["step"]
-    with Saver(folder / f"state_{index}", keep=1) as saver:
-        state, _, _ = saver.restore(jax.eval_shape(experiment.init_state), index)
+    state, _, _ = Saver(folder / STATE).restore(resume.template(experiment), index)
     with np.load(folder / "batch.npz") as stored:
         batch = dict(stored)
 
@@ -56,11 +58,12 @@ def replay(experiment: Any, workdir: pathlib.Path) -> Iterator[str]:
     grads, metrics = gradients(state, batch)
     total, weight = metrics["loss"]
     yield f"step {index}: loss {float(total) / max(float(weight), 1e-6)}, {int(weight)} targets"
-    for path, value in tree.flatten(state.params).items():
-        bad = int((~np.isfinite(np.asarray(value))).sum())
-        if bad:
-            yield f"parameter {path}: {bad} of {value.size} values are not finite"
-    for path, value in tree.flatten(grads).items():
-        bad = int((~np.isfinite(np.asarray(value))).sum())
-        largest = float(np.nanmax(np.abs(np.asarray(value, np.float64)))) if value.size else 0.0
-        yield f"gradient {path}: {f'{bad} of {value.size} values are not finite' if bad else f'finite, largest {largest:.3g}'}"
+    for what, values in (("parameter", state.params), ("gradient", grads)):
+        for path, value in tree.flatten(values).items():
+            yield f"{what} {path}: {_finiteness(np.asarray(value, np.float32))}"
+
+
+def _finiteness(value: np.ndarray) -> str:
+    finite = np.isfinite(value)
+    largest = f"largest {np.abs(value[finite]).max():.3g}" if finite.any() else "none finite"
+    return f"finite, {largest}" if finite.all() else f"{(~finite).sum()} of {value.size} values are not finite, {largest}"

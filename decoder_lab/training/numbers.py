@@ -1,23 +1,27 @@
 """The numbers of a run on their way out: read one step late, checked to be finite, written, and the best remembered."""
 
+import json
 import math
 import pathlib
-import time
 from typing import Any
 
 import jax
 
+from decoder_lab.core import config as config_lib
 from decoder_lab.core import runtime
 from decoder_lab.core.durations import due
 from decoder_lab.core.errors import UserError
+from decoder_lab.training import experiment as experiments
 from decoder_lab.training import nonfinite
 
 
 class Numbers:
     """Takes what each step and each evaluation returned; everything written goes through here."""
 
-    def __init__(self, experiment: Any, workdir: pathlib.Path, writers: Any, clock: Any, start: int, meta: dict):
-        self.experiment, self.workdir, self.writers, self.clock = experiment, workdir, writers, clock
+    def __init__(self, experiment: Any, workdir: pathlib.Path, start: int, meta: dict):
+        self.experiment, self.workdir = experiment, workdir
+        self.writers = experiments.make_writers(experiment.config, workdir, start)
+        self.clock = experiment.clock()
         self.total = experiment.clockwork.total_steps
         self.log_every = experiment.clockwork.steps(experiment.config.log.every)
         self.best: dict[str, float] = dict(meta.get("best", {}))  # {"step": ..., "value": ...} of checkpoint.metric
@@ -99,7 +103,23 @@ class Numbers:
 
     def meta(self, step: int) -> dict:
         """What a checkpoint remembers beside the state. The data position is the step: the batch is a function of (seed, step)."""
-        return {"data_position": step, "seed": self.experiment.config.seed, "best": self.best, "time": time.time(), **runtime.versions()}
+        config = self.experiment.config
+        about = {"data_position": step, "best": self.best, "config": json.loads(config_lib.to_json(config))}
+        return {**about, "config_hash": config_lib.digest(config), "versions": runtime.versions()}
+
+    def finish(self, step: int, stopped: str | None) -> int:
+        """Says how the run ended and how to go on; returns the exit code."""
+        self.close()
+        if stopped and step < self.total:
+            self.experiment.report(f"stopped by {stopped} after step {step} of {self.total}; saved. The same command goes on from here.")
+            return runtime.EXIT_RESUMABLE
+        best = f"; best {self.experiment.config.checkpoint.metric} {self.best['value']:.6g} at step {self.best['step']}" if self.best else ""
+        self.experiment.report(f"done: {step} steps{best}")
+        return 0
+
+    def close(self) -> None:
+        """Closes the writers."""
+        self.writers.close()
 
 
 def _mean(pair: tuple) -> float:

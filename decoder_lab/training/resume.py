@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from decoder_lab.checkpoint import partial
 from decoder_lab.checkpoint.saver import Saver
@@ -20,32 +21,47 @@ def make_saver(config: Any, workdir: pathlib.Path, report: Callable[[str], None]
     )
 
 
+def template(experiment: Any) -> Any:
+    """Shapes, dtypes and layout of the experiment's state, for a checkpoint to be restored onto."""
+    sharding = meshes.replicated(experiment.mesh)
+    shapes = jax.eval_shape(experiment.init_state)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
 def start_state(experiment: Any, saver: Saver) -> tuple[Any, int, dict]:
     """Returns (state, step to go on from, what the checkpoint's meta says)."""
     if saver.steps():
-        shapes = jax.eval_shape(experiment.init_state)
-        sharding = meshes.replicated(experiment.mesh)
-        template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
-        state, meta, step = saver.restore(template)
+        state, meta, step = saver.restore(template(experiment))
         experiment.report(f"going on from the checkpoint of step {step}")
         return state, step, meta
     state = experiment.init_state()
     source = experiment.config.init_from
     if source.workdir:
-        taken = make_saver(experiment.config, _run(source.workdir), experiment.report).restore_params(_which(source.checkpoint))
+        taken, step = inference_params(experiment.of_run(pathlib.Path(source.workdir)), source.checkpoint)
+        experiment.report(f"initial parameters from step {step} of {source.workdir}")
         rules = dict(include=source.include, exclude=source.exclude, rename=source.rename.to_dict())
-        params, lines = partial.init_from(state.params, taken, rules)
-        experiment.report(lines)
-        params = meshes.replicate(params, experiment.mesh)
-        state = state.replace(params=params, ema=None if state.ema is None else jax.tree.map(lambda x: x.copy(), params))
+        params, report = partial.init_from(state.params, taken, rules)
+        experiment.report(str(report))
+        state = state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))
+        state = state.replace(opt_state=jax.jit(experiment.optimizer.init)(params))
     return state, 0, {}
 
 
-def _run(workdir: str) -> pathlib.Path:
-    if not (pathlib.Path(workdir) / "checkpoints").is_dir():
-        raise UserError(f"init_from.workdir: expected the folder of a run (with checkpoints/ in it), got {workdir}.")
-    return pathlib.Path(workdir)
+def inference_params(experiment: Any, checkpoint: str) -> tuple[Any, int]:
+    """Returns (parameters to generate with, step) of a run's checkpoint: the average where the run kept one.
+
+    Only they are read, unless they come out of the optimiser's state (schedule-free).
+    """
+    if not (experiment.workdir / "checkpoints").is_dir():
+        raise UserError(f"expected the folder of a run (with checkpoints/ in it), got {experiment.workdir}.")
+    saver = make_saver(experiment.config, experiment.workdir, experiment.report)
+    if experiment.config.optimizer.name.startswith("schedule_free_"):
+        state, _, step = saver.restore(template(experiment), which(checkpoint))
+        return experiment.evaluation_params(state), step
+    found, _, step = saver.restore_params(which(checkpoint))
+    return found.get("ema") or found["params"], step
 
 
-def _which(checkpoint: str) -> str | int:
-    return int(checkpoint) if checkpoint.isdigit() else checkpoint
+def which(checkpoint: str) -> str | int:
+    """A checkpoint as the command line names it: "best", "latest" or a step."""
+    return int(checkpoint) if checkpoint.isdecimal() else checkpoint

@@ -58,8 +58,7 @@ def train(config, workdir):
 
 def final_state(config, workdir, step="latest"):
     experiment = experiments.Experiment(config, workdir, report=lambda line: None)
-    with resume.make_saver(config, workdir, print) as saver:
-        return saver.restore(jax.eval_shape(experiment.init_state), step)
+    return resume.make_saver(config, workdir, print).restore(resume.template(experiment), step)
 
 
 def numbers(workdir):
@@ -134,8 +133,8 @@ def test_a_damaged_newest_checkpoint_is_passed_over(text, tmp_path):
     config = make_config(text)
     assert train(config, tmp_path / "whole") == 0
     assert train(config, tmp_path / "damaged") == 0
-    newest = tmp_path / "damaged" / "checkpoints" / str(STEPS)
-    assert newest.is_dir()
+    newest = max((tmp_path / "damaged" / "checkpoints").iterdir())
+    assert newest.is_dir() and newest.name.endswith(str(STEPS))
     for path in newest.rglob("*"):
         if path.is_file() and path.stat().st_size > 200:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -163,9 +162,7 @@ COMMAND = [sys.executable, "-m", "decoder_lab.main"]
 
 
 def run_command(text, workdir, environment):
-    files = f"train={text / 'train.txt'}"
     arguments = [f"--config={text / 'config.py'}", f"--workdir={workdir}"]
-    assert files
     return subprocess.Popen(COMMAND + arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -1,14 +1,15 @@
 """Where the numbers and texts of a run go. Each file but this one is a kind of writer; a run may have several at once.
 
-A writer is `class Writer` with the fields `directory` (the workdir) and `resume_step` (the step that the run goes on from; 0 or None: from scratch),
-given by the lab, and these methods:
+A writer is `class Writer` with the fields `directory` (the workdir) and `resume_step` (the step that the run goes on from; 0 or None: from
+scratch), given by the lab, and these methods:
 
-    scalars(step, {name: number})      numbers after `step` updates
-    text(step, {name: str})            texts, such as samples
+    scalars(step, {name: number})           numbers after `step` updates
+    text(step, {name: str})                 texts, such as samples
     progress(step, total, {name: number})   how far the run is; called often, cheap
     close()
 
-What is true of step s is written before the checkpoint of s is: then a run that is killed and resumed writes what the uninterrupted one would have.
+What is true of step s is written before the checkpoint of s is: then a run that is killed and resumed writes what the uninterrupted one
+would have.
 """
 
 from collections.abc import Iterable, Mapping

@@ -33,7 +33,7 @@ class Writer:
         self._bar = ""  # what stands in the last line of the terminal
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        shown = {name: value for name, value in values.items() if not name.startswith(self.hide)}
+        shown = {name: value for name, value in values.items() if not name.startswith(tuple(self.hide))}
         if shown:
             self._print(f"step {step}  " + "  ".join(_pair(name, value) for name, value in shown.items()))
 
@@ -83,11 +83,11 @@ def _pair(name: str, value: float) -> str:
 
 
 def _short(value: float) -> str:
-    for unit in ("", "k", "M", "G"):
-        if abs(value) < 999.5 or unit == "G":
+    for unit in ("", "k", "M"):
+        if abs(value) < 999.5:
             return f"{value:.3g}{unit}"
         value /= 1000
-    raise AssertionError("unreachable")
+    return f"{value:.3g}G"
 
 
 def _duration(seconds: float) -> str:

@@ -1,10 +1,10 @@
 """metrics.jsonl, the source of truth about a run: one JSON object a line, {"step": 200, "train/loss": 1.234}. Texts go to samples.jsonl.
 
-Numbers are written so that reading them gives the same bits. JSON has no NaN and no infinities: they are the strings "nan", "inf" and "-inf", which
-`read` and Python's `float` turn back.
+Numbers are written so that reading them gives the same bits. JSON has no NaN and no infinities: they are the strings "nan", "inf" and
+"-inf", which `read` and Python's `float` turn back.
 
-A resumed run's file equals the uninterrupted one's: lines after the step that it goes on from are dropped, and at that very step, which may be logged
-again, a name is written only once.
+A resumed run's file equals the uninterrupted one's: lines after the step that it goes on from are dropped, and at that very step, which may
+be logged again, a name is written only once.
 """
 
 import dataclasses
@@ -75,7 +75,8 @@ class _Lines:
         if step == self._resume_step:
             values = {name: value for name, value in values.items() if name not in self._names}
         if values:
-            self._file.write(json.dumps({"step": step, **values}, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            line = json.dumps({"step": step, **values}, ensure_ascii=False, allow_nan=False)
+            self._file.write(line.encode("utf-8", "backslashreplace") + b"\n")  # what UTF-8 cannot hold becomes JSON's own escape
 
     def close(self) -> None:
         self._file.close()
@@ -96,7 +97,8 @@ def _whole_lines(path: pathlib.Path) -> list[bytes]:
         try:
             json.loads(line)["step"]
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}, line {number}: expected a JSON object with a step, got {line[:80]!r}. Mend or delete the line.") from None
+            found = f"{path}, line {number}: expected a JSON object with a step, got {line[:80]!r}."
+            raise UserError(f"{found} Mend or delete the line.") from None
     return lines
 
 

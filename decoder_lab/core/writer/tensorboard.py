@@ -27,9 +27,11 @@ class Writer:
         except ImportError:
             raise UserError('writer "tensorboard" needs the package tensorboardX: pip install tensorboardX.') from None
         folder = pathlib.Path(self.directory) / FOLDER
-        purge_step = (self.resume_step or 0) + 1 if self.resume_step else 0  # drops this step and later: the resumed one itself stays
-        purge = dict(purge_step=purge_step) if folder.exists() else {}
-        self._file = SummaryWriter(str(folder), flush_secs=self.flush_seconds, **purge)
+        first_new = self.resume_step + 1 if self.resume_step else 0
+        purge = dict(purge_step=first_new) if folder.exists() else {}
+        # files are named by the second; without a suffix, a quick restart would overwrite what was written before it
+        suffix = f".{len(list(folder.glob('*'))):06d}"
+        self._file = SummaryWriter(str(folder), flush_secs=self.flush_seconds, filename_suffix=suffix, **purge)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -1,0 +1,193 @@
+"""The process that a run lives in: compilation cache, logs, lock, stop signals, and the record of what ran where.
+
+JAX is imported only inside functions, so that a config can be refused before JAX starts.
+"""
+
+import fcntl
+import functools
+import importlib.metadata
+import json
+import logging
+import os
+import pathlib
+import platform
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from types import FrameType
+from typing import Any
+
+from decoder_lab.core.errors import UserError
+
+EXIT_RESUMABLE = 75  # sysexits.h, EX_TEMPFAIL: stopped by a signal with everything saved; the same command goes on
+CACHE_VARIABLE = "DECODER_LAB_CACHE"
+LOCK = "run.lock"
+HISTORY = "history.jsonl"
+RECORDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "decoder_lab")
+GIT_SECONDS = 5
+
+
+def begin(workdir: pathlib.Path, config_json: str, digest: str, argv: Iterable[str]) -> dict[str, Any]:
+    """Prepares the process for a run and writes it down: config.json, and a line more in history.jsonl, which it returns.
+
+    Call it before JAX computes anything. A workdir's history has a line for each time that a process began or went on with the run.
+    """
+    quiet_logs()
+    compilation_cache()
+    workdir.mkdir(parents=True, exist_ok=True)
+    temporary = workdir / ".config.json.writing"
+    temporary.write_text(config_json, encoding="utf-8")
+    temporary.replace(workdir / "config.json")
+    entry = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": shlex.join([pathlib.Path(sys.executable).name, *argv]),
+        "directory": os.getcwd(),
+        "host": socket.gethostname(),
+        "config_digest": digest,
+        "git": git_commit(),
+        **versions(),
+    }
+    with open(workdir / HISTORY, "a", encoding="utf-8") as f:
+        f.write(json.dumps(entry) + "\n")
+    return entry
+
+
+def cache_directory() -> pathlib.Path:
+    """Returns where things that can be made again are kept: $DECODER_LAB_CACHE, or ~/.cache/decoder_lab."""
+    return pathlib.Path(os.environ.get(CACHE_VARIABLE) or pathlib.Path.home() / ".cache" / "decoder_lab")
+
+
+def compilation_cache() -> pathlib.Path:
+    """Keeps every compiled program on disk, small and quick ones too, for the next process; returns the folder.
+
+    JAX_COMPILATION_CACHE_DIR, where it is set, stays in force. Call it before the first compilation.
+    """
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return pathlib.Path(jax.config.jax_compilation_cache_dir)
+
+
+def quiet_logs() -> None:
+    """Hides what other packages say about themselves. What goes wrong reaches the user as an exception or a line of the lab's own."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's C++ side, read when JAX is imported
+    for name in ("jax", "orbax"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs a failed save as several tracebacks
+
+
+def device_summary() -> str:
+    """Returns one phrase on what computes: "1 x NVIDIA H100 80GB HBM3 (gpu), jax 0.12.0"."""
+    import jax
+
+    devices = jax.devices()
+    processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    cores = f", {len(os.sched_getaffinity(0))} cores" if devices[0].platform == "cpu" else ""
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}{cores}{processes}), jax {jax.__version__}"
+
+
+def memory_estimate(params: Any, opt_state: Any, ema: bool = False) -> dict[str, int]:
+    """Returns the bytes of {"params", "optimizer", "gradients", "ema", "total"} on a device that holds them whole; activations come on top.
+
+    `params` and `opt_state` are trees of arrays or of their shapes (`jax.eval_shape`).
+    """
+    params_bytes = _num_bytes(params)
+    parts = {"params": params_bytes, "optimizer": _num_bytes(opt_state), "gradients": params_bytes, "ema": params_bytes if ema else 0}
+    return parts | {"total": sum(parts.values())}
+
+
+def _num_bytes(tree: Any) -> int:
+    import jax
+
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))
+
+
+@functools.cache
+def versions() -> dict[str, Any]:
+    """Returns {"versions": {package: version or None}, "python": ..., "platform": ...}; imports none of them."""
+    found = {}
+    for name in RECORDED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None  # such as the lab itself, run from a checkout
+    return {"versions": found, "python": platform.python_version(), "platform": platform.platform()}
+
+
+def git_commit(directory: pathlib.Path | None = None) -> str | None:
+    """Returns the commit of the code, with "+changes" if files differ from it; None without git or outside a repository."""
+    directory = directory or pathlib.Path(__file__).resolve().parent
+    try:
+        commit = _git(directory, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(directory, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(directory: pathlib.Path, *arguments: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(directory), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_SECONDS).stdout.strip()
+
+
+class RunLock:
+    """`with RunLock(workdir):` one process at a time works in a workdir. The system frees the lock when its holder ends, even by kill -9.
+
+    Errors: UserError that names the process and the host that hold it.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path):
+        self._path = pathlib.Path(workdir) / LOCK
+        self._file: int | None = None
+
+    def __enter__(self) -> "RunLock":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(file, 1000).decode(errors="replace").strip() or "another process"
+            os.close(file)
+            raise UserError(f"{self._path.parent} is in use by {holder}. Wait for it, stop it, or take another --workdir.") from None
+        os.ftruncate(file, 0)
+        os.write(file, f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+        self._file = file
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        os.close(self._file)
+        self._file = None
+
+
+class StopSignals:
+    """`with StopSignals() as stop:` SIGTERM and Ctrl-C set `stop.requested` to the signal's name instead of ending the process.
+
+    The loop looks at it between steps. A second Ctrl-C ends the process at once. The signals mean again afterwards what they meant before.
+    """
+
+    def __init__(self):
+        self.requested: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.requested = signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # kills also inside compiled code, which never comes back to Python
+        hint = "; Ctrl-C again ends it at once" if number == signal.SIGINT else ""
+        # not print: a signal may fall into the middle of another print, which cannot be entered twice
+        os.write(2, f"\n{self.requested}: finishing this step, then saving{hint}.\n".encode())
