@@ -76,7 +76,8 @@ def evaluate(config: Any, flags: argparse.Namespace) -> int:
 
 def generate(config: Any, flags: argparse.Namespace) -> int:
     """Writes text with a run's checkpoint, as it is made."""
-    options = Options(**{name: getattr(flags, name) for name in Options.__dataclass_fields__ if getattr(flags, name) is not None})
+    chosen = {name: getattr(flags, name) for name in Options.__dataclass_fields__}
+    options = Options(**{name: tuple(v) if isinstance(v, list) else v for name, v in chosen.items() if v is not None})
     if wrong := options.problems():
         raise UserError("\n".join(wrong))
     experiment = _open_run(config, flags)

@@ -37,25 +37,33 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--workdir", type=pathlib.Path, help="the run's folder: config, numbers, checkpoints, plots")
     made.add_argument("--print_config", action="store_true", help="print every setting of the resolved config and stop")
     made.add_argument("--allow_changes", action="store_true", help="go on in a workdir although the config differs from the one it was begun with")
-    made.add_argument("--checkpoint", default="best", help='"best", "latest" or a step (default: best)')
     made.add_argument("--split", default="", help="evaluate: only this split, whole, with the task's own metrics")
     made.add_argument("--version", action="version", version=__version__)
-    group = made.add_argument_group("generate")
+    group = made.add_argument_group("generate (and --checkpoint for evaluate)")
+    helps = _attribute_docs(Options)
     for field in dataclasses.fields(Options):
-        _add_option(group, field)
+        _add_option(group, field, helps.get(field.name, ""))
     return made
 
 
-def _add_option(group, field: dataclasses.Field) -> None:
-    doc = field.metadata.get("help", "")
-    default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+def _attribute_docs(cls: type) -> dict[str, str]:
+    """{field: what the class's docstring says of it}, from its lines "name, name: text"."""
+    found = {}
+    for line in (cls.__doc__ or "").partition("Attributes:")[2].splitlines():
+        names, colon, text = line.strip().partition(": ")
+        if colon:
+            found |= {name: text.rstrip(".").replace("%", "%%") for name in names.split(", ")}
+    return found
+
+
+def _add_option(group, field: dataclasses.Field, doc: str) -> None:
+    name, default = f"--{field.name}", field.default
     if isinstance(default, tuple):
-        group.add_argument(f"--{field.name}", action="append", default=None, metavar="TEXT", help=f"{doc} (may be given several times)")
+        group.add_argument(name, action="append", metavar="TEXT", help=f"{doc} (may be given several times)")
     elif isinstance(default, bool):
-        group.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, default=default, help=doc)
+        group.add_argument(name, action=argparse.BooleanOptionalAction, default=default, help=doc)
     else:
-        kind = field.metadata.get("type") or type(default)
-        group.add_argument(f"--{field.name}", type=kind, default=default, help=f"{doc} (default: {default!r})")
+        group.add_argument(name, type=int if default is None else type(default), default=default, help=f"{doc} (default: {default!r})")
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

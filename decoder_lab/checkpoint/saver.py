@@ -5,11 +5,10 @@
 before it is used.
 """
 
+import concurrent.futures
 import json
-import math
 import pathlib
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -18,11 +17,10 @@ import jax
 import numpy as np
 
 from decoder_lab.checkpoint import snapshot
+from decoder_lab.checkpoint.shelf import Shelf
 from decoder_lab.core import tree
 from decoder_lab.core.errors import UserError
 
-TEMPORARY = ".writing-"  # the beginning of a name that is being written; never read
-DELETED = ".deleting-"  # ... and of one that is being deleted: a deletion, too, is seen wholly or not at all
 MOST_ERROR_CHARACTERS = 300  # Orbax repeats long paths several times
 
 
@@ -46,28 +44,22 @@ class Saver:
         mode: Literal["min", "max"] = "min",
         report: Callable[[str], None] = print,
     ):
-        if keep < 1 or keep_best < 0 or (keep_best and not metric) or mode not in ("min", "max"):
-            raise UserError(
-                f'checkpoints: got keep={keep}, keep_best={keep_best}, metric="{metric}", mode="{mode}"; '
-                'keep is at least 1, keep_best at least 0 and needs a metric, mode is "min" or "max".'
-            )
         self.directory = pathlib.Path(directory).absolute()
-        self.keep, self.keep_best, self.metric, self.mode, self.report = keep, keep_best, metric, mode, report
+        self.report = report
         self.blocked_seconds = 0.0  # how long all calls of `save` and `wait` have held up their caller
-        self._thread: threading.Thread | None = None
+        self._shelf = Shelf(self.directory, keep, keep_best, metric, mode, report)
+        self._executor = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: concurrent.futures.Future | None = None
         self._failure: UserError | None = None
         self._own: set[int] = set()  # steps that this saver wrote or restored: their checkpoints hold what the run holds
-        self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
         """Returns the steps of all checkpoints, oldest first; their contents are checked only by `restore`."""
-        if not self.directory.is_dir():
-            return []
-        return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdecimal())
+        return self._shelf.steps()
 
     def best_step(self) -> int | None:
         """Returns the step of the best checkpoint by the metric, None if none has it."""
-        return next(iter(self._ranked()), None)
+        return next(iter(self._shelf.ranked()), None)
 
     def save(self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float] | None = None, wait: bool = False) -> float:
         """Starts saving the state after `step` updates; returns the seconds that the caller was held up.
@@ -104,10 +96,10 @@ class Saver:
         if lines := tree.diff(_forms(wanted), stored):
             listing = "\n".join(f"  {line}" for line in lines)
             raise UserError(
-                f"checkpoint {self._path(chosen)} does not fit this run (expected: this run; got: the checkpoint):\n{listing}\n"
+                f"checkpoint {self._shelf.path(chosen)} does not fit this run (expected: this run; got: the checkpoint):\n{listing}\n"
                 "Resume with the config that wrote it, or load a part of it with init_from."
             )
-        arrays = snapshot.load(self._path(chosen), wanted)
+        arrays = snapshot.load(self._shelf.path(chosen), wanted)
         state = jax.tree.unflatten(structure, [_like(leaf, arrays[path]) for leaf, path in zip(leaves, wanted, strict=True)])
         self._own = {chosen}
         return state, record["meta"], chosen
@@ -123,9 +115,9 @@ class Saver:
         stored = {path: form for path, form in record["arrays"].items() if path.split("/")[0] in names}
         if not any(path.split("/")[0] == names[0] for path in stored):
             held = sorted({path.split("/")[0] for path in record["arrays"]})
-            raise UserError(f'checkpoint {self._path(chosen)} holds no "{names[0]}"; it holds {", ".join(held)}.')
+            raise UserError(f'checkpoint {self._shelf.path(chosen)} holds no "{names[0]}"; it holds {", ".join(held)}.')
         wanted = {path: np.empty(shape, np.dtype(dtype)) for path, (dtype, shape) in stored.items()}
-        return snapshot.nest(snapshot.load(self._path(chosen), wanted)), record["meta"], chosen
+        return snapshot.nest(snapshot.load(self._shelf.path(chosen), wanted)), record["meta"], chosen
 
     def wait(self) -> float:
         """Waits until the last save is complete; returns the seconds that took. Errors: UserError if it failed."""
@@ -154,11 +146,11 @@ class Saver:
     # --- writing ---
 
     def _start(self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float]) -> None:
-        temporary = self.directory / f"{TEMPORARY}{step}"
+        temporary = self._shelf.temporary(step)
         self._failure = None
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._sweep()
+            self._shelf.sweep()
             arrays = snapshot.arrays_of(state)
             forms = {path: snapshot.form(a) for path, a in arrays.items()}
             response = snapshot.start(temporary, arrays)
@@ -166,20 +158,19 @@ class Saver:
             self._fail(step, error)
             return
         about = dict(step=step, metrics=metrics, meta=meta)
-        self._thread = threading.Thread(target=self._finish, args=(response, step, temporary, forms, about), name=f"checkpoint {step}")
-        self._thread.start()
+        self._writing = self._executor.submit(self._finish, response, step, temporary, forms, about)
 
     def _finish(self, response: Any, step: int, temporary: pathlib.Path, forms: dict[str, Any], about: dict[str, Any]) -> None:
         try:
             response.result()
-            if self._path(step).exists():
-                self._drop(step)
-            snapshot.seal(temporary, self._path(step), forms, **about)
+            if step in self.steps():
+                self._shelf.drop(step)
+            snapshot.seal(temporary, self._shelf.path(step), forms, **about)
             self._own.add(step)
-            self._damaged.discard(step)
-            self._retain(step)
-        except Exception as error:  # kept with its context and raised by `wait`, in the caller's thread
+            self._shelf.retain(step)
+        except Exception as error:
             self._fail(step, error)
+            raise
 
     def _fail(self, step: int, error: Exception) -> None:
         what = str(error)[:MOST_ERROR_CHARACTERS]
@@ -187,30 +178,8 @@ class Saver:
             f"checkpoint {step} in {self.directory} could not be saved: {what}. Is the disk full? Older checkpoints are intact."
         )
         self._failure.__cause__ = error
-        shutil.rmtree(self.directory / f"{TEMPORARY}{step}", ignore_errors=True)
+        shutil.rmtree(self._shelf.temporary(step), ignore_errors=True)
         self.report(str(self._failure))
-
-    def _retain(self, step: int) -> None:
-        """Keeps the newest and the best; drops the rest and whatever lies after `step`."""
-        good = [s for s in self.steps() if s <= step and s not in self._damaged]
-        kept = set(good[-self.keep :]) | set([s for s in self._ranked() if s <= step][: self.keep_best])
-        for other in self.steps():
-            if other > step:
-                self.report(f"checkpoint {other} dropped: the run went on from an earlier step")
-            if other > step or (other in good and other not in kept):
-                self._drop(other)
-
-    def _ranked(self) -> list[int]:
-        """Returns the steps that have the metric, best first."""
-        values = {}
-        for step in self.steps():
-            try:
-                value = snapshot.read_record(self._path(step))["metrics"].get(self.metric, math.nan)
-            except snapshot.Damaged:
-                continue
-            if step not in self._damaged and not math.isnan(value):
-                values[step] = value if self.mode == "min" else -value
-        return sorted(values, key=lambda step: (values[step], step))
 
     def _refuse_to_mix(self, step: int) -> None:
         """A run that starts anew among another run's checkpoints would later be resumed from the other's, or drop them."""
@@ -220,56 +189,29 @@ class Saver:
                 "them. Resume from them, or use another workdir."
             )
 
-    def _drop(self, step: int) -> None:
-        doomed = self.directory / f"{DELETED}{step}"
-        self._path(step).rename(doomed)
-        shutil.rmtree(doomed)
-
-    def _sweep(self) -> None:
-        """Removes what an earlier process left half-written or half-deleted. Readers may not: a save may be running."""
-        for path in self.directory.iterdir():
-            if path.name.startswith((TEMPORARY, DELETED)):
-                shutil.rmtree(path)
-
     def _join(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        """Waits for the writing thread; a failure was reported by it and is kept for `wait`."""
+        if self._writing is not None:
+            concurrent.futures.wait([self._writing])
+            self._writing = None
 
     # --- reading ---
 
     def _choose(self, step: int | str | None) -> tuple[int, dict[str, Any]]:
         """Returns (step, record) of the first intact one of those that `step` stands for."""
         self._join()
-        candidates = self._candidates("latest" if step is None else step)
+        candidates = self._shelf.candidates("latest" if step is None else step)
         for candidate in candidates:
             try:
-                return candidate, snapshot.check(self._path(candidate))
+                return candidate, snapshot.check(self._shelf.path(candidate))
             except snapshot.Damaged as damage:
-                self._damaged.add(candidate)
+                self._shelf.damaged.add(candidate)
                 rest = "" if candidate == candidates[-1] else "; using the one before it"
                 self.report(f"checkpoint {candidate} in {self.directory} is damaged: {damage}{rest}")
         raise UserError(
             f"{self.directory}: of the checkpoints {sorted(candidates)} none is intact. Name another step, bring them back from a copy, or "
             "start again in another workdir."
         )
-
-    def _candidates(self, step: int | str) -> list[int]:
-        known = self.steps()
-        if not known:
-            raise UserError(f"{self.directory} holds no checkpoint.")
-        if step == "latest":
-            return known[::-1]
-        if step == "best":
-            if ranked := self._ranked():
-                return ranked
-            raise UserError(f'{self.directory}: no checkpoint has the metric "{self.metric}". Steps: {known}.')
-        if step in known:
-            return [int(step)]
-        raise UserError(f'{self.directory} holds no checkpoint of step {step!r}. Known: {known}, "latest", "best".')
-
-    def _path(self, step: int) -> pathlib.Path:
-        return self.directory / str(step)
 
 
 def _wanted(leaf: Any) -> Any:

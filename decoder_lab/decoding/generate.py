@@ -184,7 +184,7 @@ class Generator:
                 return state
 
     def _roll_width(self, column, done_R, start_R) -> int:
-        """Returns for how many tokens to prefill: the longest context once the full ones are cut, without its newest; one of eight sizes."""
+        """Returns for how many tokens to prefill: the longest context once the full are cut, without its newest; one of eight sizes."""
         most = self.decoder.max_length
         length_R = column + 1 - start_R[~done_R]
         longest = np.where(length_R > most, context.half(most), length_R).max()

@@ -16,7 +16,8 @@ from decoder_lab.ops import position_bias, rotary
 
 @struct.dataclass
 class Context:
-    """What the layers of one call share. Queries are the T entries of this call, keys those plus, with a cache, everything written before."""
+    """What the layers of one call share. Queries are the T entries of this call, keys those plus, with a cache, everything written
+    before."""
 
     q_positions_BT: jax.Array
     k_positions_BS: jax.Array
@@ -37,8 +38,8 @@ class Context:
 class Attention(nn.Module):
     """Self-attention over x_BTD, or over a cache into which this call's keys and values are written first.
 
-    The cache is {"key", "value"}, each [B, S, K, H] in the compute dtype, or [B, L, S, K, H] with `layer` the layer to use. The caller sees to it
-    that index + T <= S: XLA moves a write that would not fit.
+    The cache is {"key", "value"}, each [B, S, K, H] in the compute dtype, or [B, L, S, K, H] with `layer` the layer to use. The caller sees
+    to it that index + T <= S: XLA moves a write that would not fit.
     """
 
     num_heads: int
@@ -81,7 +82,10 @@ class Attention(nn.Module):
                 random = {"dropout_rate": self.dropout, "dropout_key": self.make_rng("dropout")}
             out_BTNH = _over_rows(functools.partial(attend, **random), context, q_BTNH, k_BTKH, v_BTKH)
         else:
-            cache = {"key": _write(cache["key"], k_BTKH, context.index, layer), "value": _write(cache["value"], v_BTKH, context.index, layer)}
+            cache = {
+                "key": _write(cache["key"], k_BTKH, context.index, layer),
+                "value": _write(cache["value"], v_BTKH, context.index, layer),
+            }
             out_BTNH = _over_cache(attend, context, q_BTNH, k_BTKH, v_BTKH, cache, layer)
         out_BTF = out_BTNH.reshape(batch, length, self.num_heads * self.head_dim)
         return Linear(width, self.use_bias, self.out_stddev, self.dtype, name="out")(out_BTF), cache

@@ -25,7 +25,8 @@ class Block(nn.Module):
     """Attention and MLP around the residual stream.
 
     pre: x + f(norm(x)) (GPT-2); post: norm(x + f(x)) (Vaswani et al. 2017); sandwich: x + norm(f(norm(x))) (CogView, Gemma 2).
-    parallel_residual: x + attention(norm(x)) + mlp(norm(x)) with one shared norm (GPT-J, PaLM). `attention`, `mlp` and `norm` make modules, given a name.
+    parallel_residual: x + attention(norm(x)) + mlp(norm(x)) with one shared norm (GPT-J, PaLM). `attention`, `mlp` and `norm` make modules,
+    given a name.
     """
 
     attention: Callable[..., nn.Module]
@@ -76,7 +77,8 @@ class _ScannedBlock(nn.Module):
 
 
 class Stack(nn.Module):
-    """`num_layers` blocks. Unrolled, parameters are layer_0, layer_1, ...; scanned (one compilation for all), layers/block with a leading axis L.
+    """`num_layers` blocks. Unrolled, parameters are layer_0, layer_1, ...; scanned (one compilation for all), layers/block with a leading
+    axis L.
 
     The cache is a tuple of {"key", "value"} [B, S, K, H], or when scanned one such dict with the layer on axis 1.
     """

@@ -1,6 +1,7 @@
 """A decoder-only Transformer whose known variants (GPT-2, Llama, ...) are combinations of its fields.
 
-Reads from a batch: "tokens" int32 [B, T]; where rows hold several documents or padding, "segments" (1, 2, ...; 0 is padding) and "positions" int32 [B, T].
+Reads from a batch: "tokens" int32 [B, T]; where rows hold several documents or padding, "segments" (1, 2, ...; 0 is padding) and
+"positions" int32 [B, T].
 """
 
 import functools
@@ -37,8 +38,8 @@ VARIANTS = {
     ),
     # JackFram/llama-160m: 162,417,408 with its vocabulary of 32000
     "llama-160m": dict(
-        num_layers=12, num_heads=12, width=768, mlp_dim=3072, norm="rms", norm_epsilon=1e-6, position="rotary", mlp="swiglu", use_bias=False,
-        tie_embeddings=False,
+        num_layers=12, num_heads=12, width=768, mlp_dim=3072, norm="rms", norm_epsilon=1e-6, position="rotary", mlp="swiglu",
+        use_bias=False, tie_embeddings=False,
     ),
     # Llama 3.2 1B: 1,235,814,400 with its vocabulary of 128256
     "llama-1b": dict(
@@ -82,9 +83,14 @@ def problems(kw) -> list[str]:
     if scaling:
         if kw["position"] != "rotary":
             found.append(f'rope_scaling needs position="rotary", got "{kw["position"]}"')
-        needed = {"linear": ["factor"], "ntk": ["factor"], "yarn": ["factor", "original_max_length"], "llama3": ["factor", "original_max_length"]}
+        needed = {
+            "linear": ["factor"],
+            "ntk": ["factor"],
+            "yarn": ["factor", "original_max_length"],
+            "llama3": ["factor", "original_max_length"],
+        }
         if scaling.get("type") not in needed:
-            found.append(f'rope_scaling: type must be one of {", ".join(needed)}, got {scaling.get("type")!r}')
+            found.append(f"rope_scaling: type must be one of {', '.join(needed)}, got {scaling.get('type')!r}")
         else:
             missing = [k for k in needed[scaling["type"]] if k not in scaling]
             if missing:
@@ -194,8 +200,8 @@ class Model(nn.Module):
     ):
         """Returns (logits_BTV float32, or hidden_BTD in the compute dtype for `unembed`; cache).
 
-        positions default to 0, 1, ... (going on from a cache's index), segments to one document a row. With a cache the T entries are written at
-        its index and see what was written before. dropout needs the key stream "dropout" when not deterministic.
+        positions default to 0, 1, ... (going on from a cache's index), segments to one document a row. With a cache the T entries are
+        written at its index and see what was written before. dropout needs the key stream "dropout" when not deterministic.
         """
         if memory is not None:
             raise ValueError("a decoder-only model has no cross-attention: memory must be None")

@@ -3,7 +3,7 @@
 | implementation | what it is | where |
 |---|---|---|
 | `reference` | plain einsums; the oracle of the tests, and the cheapest for single queries over a cache | everywhere |
-| `blocked` | static blocks of queries, each over only the keys that it may see; from 1024 queries on the backward pass recomputes the weights | everywhere |
+| `blocked` | static blocks of queries over only the keys that they may see; from 1024 queries on recomputed backwards | everywhere |
 | `xla` | `jax.nn.dot_product_attention` as XLA compiles it | everywhere |
 | `cudnn` | the fused kernel of cuDNN | NVIDIA GPUs, 16-bit floats |
 | `auto` | the fastest that can do what is asked, by platform, dtype and shape (`resolve`) | |
@@ -142,8 +142,9 @@ def attention(
     """Returns out_BTNH in the dtype of the values; query head n reads key head n // (N / K).
 
     causal: "rows" (query t sees keys 0..t: training, prefill), "positions" (a key is seen if its position is not later: a cache) or None.
-    window: only keys less than this many rows (or positions) behind. segments: equal and not 0, see `masks`. positions: default 0, 1, 2...; B may
-    be 1. bias_fn gives biases added to the scaled (and capped) logits. softcap c: logits become c tanh(logits / c). scale: default H ** -0.5.
+    window: only keys less than this many rows (or positions) behind. segments: equal and not 0, see `masks`. positions: default 0, 1, 2...;
+    B may be 1. bias_fn gives biases added to the scaled (and capped) logits. softcap c: logits become c tanh(logits / c). scale: default H
+    ** -0.5.
     """
     num_queries, num_keys, head_dim = q_BTNH.shape[1], k_BSKH.shape[1], q_BTNH.shape[3]
     if q_BTNH.shape[2] % k_BSKH.shape[2]:

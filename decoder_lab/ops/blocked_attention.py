@@ -1,8 +1,8 @@
 """Attention by static blocks of queries, with a backward pass of its own that keeps the unnormalised weights.
 
 Each block of queries meets only the span of keys that it may see, so that a causal mask saves work instead of hiding it. Dividing by the
-normaliser is left to the outputs (H wide) and kept away from the weights (S wide): forward and backward touch those as seldom as possible, which
-is what attention costs on a CPU.
+normaliser is left to the outputs (H wide) and kept away from the weights (S wide): forward and backward touch those as seldom as possible,
+which is what attention costs on a CPU.
 """
 
 import functools
@@ -49,7 +49,8 @@ def _forward(q_BKGTH, k_BKSH, v_BKSH, masks_BTS, blocks: Spans):
 
 
 def _backward(blocks: Spans, saved, g_BKGTH):
-    """With e the unnormalised weights, r the inverse of their sum and u = r g: dv = e' u; d logits = e (u v' - sum(u out)); dq, dk follow."""
+    """With e the unnormalised weights, r the inverse of their sum and u = r g: dv = e' u; d logits = e (u v' - sum(u out)); dq, dk
+    follow."""
     q_BKGTH, k_BKSH, v_BKSH, out_BKGTH, kept = saved
     borders = sorted({end for _, end, _, _ in blocks} | {0, k_BKSH.shape[2]})
     dq, dk, dv = [], {}, {}

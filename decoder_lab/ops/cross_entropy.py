@@ -1,8 +1,8 @@
 """Cross-entropy with integer labels in float32, as sums: label smoothing, z-loss, and a form that never holds all the logits.
 
-Conventions. Label smoothing e mixes the one-hot target with the uniform distribution over all V classes, the gold one included (as in PyTorch):
-loss = (1 - e) * nll + e * (log Z - mean of the logits). z-loss adds z * (log Z)^2 (de Brebisson & Vincent 2016, PaLM). Positions of weight 0
-count for nothing; their labels may be any integer. Sums stay sums: divide by `weight` only when everything has been added up.
+Conventions. Label smoothing e mixes the one-hot target with the uniform distribution over all V classes, the gold one included (as in
+PyTorch): loss = (1 - e) * nll + e * (log Z - mean of the logits). z-loss adds z * (log Z)^2 (de Brebisson & Vincent 2016, PaLM). Positions
+of weight 0 count for nothing; their labels may be any integer. Sums stay sums: divide by `weight` only when everything has been added up.
 """
 
 import functools
@@ -108,9 +108,9 @@ def chunked_cross_entropy(
 ) -> Sums:
     """Equals `cross_entropy(unembed(hidden_BTD), ...)`, with the logits of only `chunk` time steps in memory at once.
 
-    unembed: hidden_BTD -> logits_BTV, for any T; it may close over parameters, which receive their gradients. When differentiated, the gradients
-    are computed chunk by chunk inside the forward pass, so that no logits are computed twice. Chunks run along time, hence the batch axis may be
-    sharded over devices.
+    unembed: hidden_BTD -> logits_BTV, for any T; it may close over parameters, which receive their gradients. When differentiated, the
+    gradients are computed chunk by chunk inside the forward pass, so that no logits are computed twice. Chunks run along time, hence the
+    batch axis may be sharded over devices.
     """
     if weights_BT is None:
         weights_BT = jnp.ones(labels_BT.shape, jnp.float32)

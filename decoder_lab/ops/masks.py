@@ -11,9 +11,7 @@ import jax.numpy as jnp
 Causality = Literal["rows", "positions"] | None
 
 
-def visible(
-    q_order_BT: jax.Array, k_order_BS: jax.Array, *, causal: bool = True, window: int | None = None
-) -> jax.Array:
+def visible(q_order_BT: jax.Array, k_order_BS: jax.Array, *, causal: bool = True, window: int | None = None) -> jax.Array:
     """Returns mask_BTS: the key is not later than the query, and less than `window` behind it (1 = only itself)."""
     distance_BTS = q_order_BT[:, :, None] - k_order_BS[:, None, :]
     mask_BTS = distance_BTS >= 0 if causal else jnp.ones_like(distance_BTS, dtype=bool)

@@ -23,9 +23,11 @@ def alibi(slopes_N: jax.Array, q_positions_BT: jax.Array, k_positions_BS: jax.Ar
 
 
 def t5_buckets(distance: jax.Array, *, num_buckets: int = 32, max_distance: int = 128) -> jax.Array:
-    """Returns int32 buckets of causal distances (query position - key position; below 0 counts as 0), Raffel et al. 2020, unidirectional form.
+    """Returns int32 buckets of causal distances (query position - key position; below 0 counts as 0), Raffel et al. 2020, unidirectional
+    form.
 
-    The first half of the buckets hold one distance each, the second half grow logarithmically up to max_distance; all further ones share the last.
+    The first half of the buckets hold one distance each, the second half grow logarithmically up to max_distance; all further ones share
+    the last.
     """
     exact = num_buckets // 2
     distance = jnp.maximum(distance, 0)

@@ -1,7 +1,7 @@
 """Rotary position embedding (Su et al. 2021, RoFormer) with the published ways to stretch it over longer contexts.
 
-Convention: dimension i is rotated together with dimension i + H/2 ("half" layout of GPT-NeoX and of Hugging Face's Llama). Angles, sines and
-cosines are float32 whatever the compute dtype: in bfloat16 positions above 256 would collide.
+Convention: dimension i is rotated together with dimension i + H/2 ("half" layout of GPT-NeoX and of Hugging Face's Llama). Angles, sines
+and cosines are float32 whatever the compute dtype: in bfloat16 positions above 256 would collide.
 """
 
 import math
@@ -44,8 +44,9 @@ def frequencies(head_dim: int, theta: float = 10_000.0, scaling: Mapping | None 
 
     scaling: {"type": "linear" | "ntk" | "yarn" | "llama3", "factor": f, ...}.
     linear: positions divided by f (Chen et al. 2023). ntk: theta * f^(H/(H-2)) (bloc97 2023), which leaves the fastest plane alone.
-    yarn: planes that turn more than beta_fast times within original_max_length are kept, those below beta_slow are divided by f, a linear ramp
-    between; sine and cosine times 0.1 ln f + 1 (Peng et al. 2023). llama3: the same idea by wavelength, ramp in 1/wavelength (Llama 3.1).
+    yarn: planes that turn more than beta_fast times within original_max_length are kept, those below beta_slow are divided by f, a linear
+    ramp between; sine and cosine times 0.1 ln f + 1 (Peng et al. 2023). llama3: the same idea by wavelength, ramp in 1/wavelength (Llama
+    3.1).
     """
     if head_dim % 2:
         raise ValueError(f"rotary positions need an even head_dim, got {head_dim}")
@@ -83,9 +84,7 @@ def _yarn_kept(planes: np.ndarray, theta: float, scaling: Mapping) -> np.ndarray
     return 1.0 - np.clip(ramp, 0.0, 1.0)
 
 
-def tables(
-    positions_BT: jax.Array, head_dim: int, theta: float = 10_000.0, scaling: Mapping | None = None
-) -> tuple[jax.Array, jax.Array]:
+def tables(positions_BT: jax.Array, head_dim: int, theta: float = 10_000.0, scaling: Mapping | None = None) -> tuple[jax.Array, jax.Array]:
     """Returns float32 (sin_BTP, cos_BTP) with P = head_dim / 2, to be shared by all layers."""
     frequencies_P, magnitude = frequencies(head_dim, theta, scaling)
     angles_BTP = positions_BT.astype(jnp.float32)[:, :, None] * jnp.asarray(frequencies_P)[None, None, :]

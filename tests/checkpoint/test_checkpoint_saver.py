@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from decoder_lab.checkpoint.saver import DELETED, TEMPORARY, Saver
+from decoder_lab.checkpoint.saver import Saver
+from decoder_lab.checkpoint.shelf import DELETED, TEMPORARY
 from decoder_lab.checkpoint.snapshot import is_key
 from decoder_lab.core.errors import UserError
 from decoder_lab.core.tree import flatten

@@ -103,7 +103,7 @@ def test_peak_by_the_names_that_jax_gives_to_devices(kind, flops):
 
 
 def test_a_cpu_is_measured_once_however_many_devices_it_plays(monkeypatch):
-    assert 1e8 < clocks.measured_flops(128, 2) < 1e15
+    assert 1e6 < clocks.measured_flops(128, 2) < 1e15
     monkeypatch.setattr(clocks, "measured_flops", lambda: 5e10)
     assert clocks.peak_flops("cpu", 1)[0] == clocks.peak_flops("cpu", 8)[0] == 5e10
 

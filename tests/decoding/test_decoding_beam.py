@@ -35,7 +35,8 @@ def init_cache(batch_size, num_slots):
 
 def params_of(seed):
     keys = jax.random.split(jax.random.key(seed), 3)
-    return {name: 1.5 * jax.random.normal(key, shape) for key, (name, shape) in zip(keys, dict(w=(D, D), token=(V, D), out=(D, V)).items())}
+    shapes = {"w": (D, D), "token": (V, D), "out": (D, V)}
+    return {name: 1.5 * jax.random.normal(key, shapes[name]) for key, name in zip(keys, shapes, strict=True)}
 
 
 @functools.cache

@@ -37,7 +37,8 @@ def rnn_cache(batch_size, num_slots):
 def rnn_params(seed: int = 0):
     keys = jax.random.split(jax.random.key(seed), 4)
     shapes = {"w": (D, D), "token": (V, D), "position": (64, D), "out": (D, V)}
-    return {name: jax.random.normal(key, shape) * (0.3 if name == "position" else 1) for key, (name, shape) in zip(keys, shapes.items())}
+    scales = {"position": 0.3}
+    return {name: scales.get(name, 1.0) * jax.random.normal(key, shapes[name]) for key, name in zip(keys, shapes, strict=True)}
 
 
 @jax.jit

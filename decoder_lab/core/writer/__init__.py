@@ -12,6 +12,7 @@ What is true of step s is written before the checkpoint of s is: then a run that
 would have.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,12 +36,7 @@ class Writers:
             writer.progress(step, total, info)
 
     def close(self) -> None:
-        """Closes all of them, also when one fails to; then the first failure is raised."""
-        failures = []
-        for writer in self._writers:
-            try:
-                writer.close()
-            except Exception as error:  # kept, and raised below
-                failures.append(error)
-        if failures:
-            raise failures[0]
+        """Closes all of them, also when one fails to, and then raises what failed."""
+        with contextlib.ExitStack() as stack:
+            for writer in reversed(self._writers):
+                stack.callback(writer.close)
