@@ -32,16 +32,27 @@ def train(config: Any, flags: argparse.Namespace) -> int:
     _refuse_other_config(config, flags)
     with runtime.RunLock(flags.workdir):
         runtime.begin(flags.workdir, config_lib.to_json(config), config_lib.digest(config), sys.argv)
-        from decoder_lab.report import plots
         from decoder_lab.training import experiment as experiments
         from decoder_lab.training import loop
 
         code = loop.train(experiments.Experiment(config, flags.workdir), flags.workdir)
-        picture = plots.curves(flags.workdir / "metrics.jsonl", flags.workdir / "curves.png")
+        _draw(config, flags.workdir)
         if code == 0:
-            print(f"curves: {picture}")
             print(f'next: python -m decoder_lab.main --mode=generate --workdir={flags.workdir} --prompt="..." --num_tokens=200')
         return code
+
+
+def _draw(config: Any, workdir: pathlib.Path) -> None:
+    """Draws what there is to see of a run, if its numbers were written."""
+    from decoder_lab.report import plots
+
+    metrics = workdir / "metrics.jsonl"
+    if not metrics.is_file():
+        return
+    print(f"curves: {plots.curves(metrics, workdir / 'curves.png')}")
+    if config.schedule.name == "range_test":
+        picture, lr = plots.range_test(metrics, workdir / "range_test.png")
+        print(f"range test: {picture}; suggested peak: --config.lr={lr:.2g}")
 
 
 def _refuse_other_config(config: Any, flags: argparse.Namespace) -> None:

@@ -92,6 +92,9 @@ class Stack(nn.Module):
     def __call__(self, x_BTD: jax.Array, context: Context, cache=None, deterministic: bool = True):
         """Returns (x_BTD, cache)."""
         make_block = functools.partial(self.block, deterministic=deterministic)
+        if self.is_initializing() and not self.scan:
+            self._initialize_as_scanned(x_BTD, context)
+            return x_BTD, cache
         if self.scan:
             body = _ScannedBlock if self._keeps_all(cache) else nn.remat(_ScannedBlock, policy=POLICIES[self.remat], prevent_cse=False)
             axes = {"variable_axes": {"params": 0}, "split_rngs": {"params": True, "dropout": True}}
@@ -108,6 +111,13 @@ class Stack(nn.Module):
                 x_BTD, _ = nn.remat(_apply, policy=POLICIES[self.remat])(block, x_BTD, context)
             new_cache.append(layer_cache)
         return x_BTD, None if cache is None else tuple(new_cache)
+
+    def _initialize_as_scanned(self, x_BTD: jax.Array, context: Context) -> None:
+        """Gives unrolled layers the initial values of scanned ones: the same model by either way, and one layer to compile instead of many."""
+        scanned = Stack(self.block, self.num_layers, scan=True, parent=None)
+        stacked = scanned.init(self.make_rng("params"), x_BTD, context)["params"]["layers"]["block"]
+        for i in range(self.num_layers):
+            self.put_variable("params", f"layer_{i}", jax.tree.map(lambda a, i=i: a[i], stacked))
 
     def _keeps_all(self, cache) -> bool:
         return self.remat == "none" or cache is not None

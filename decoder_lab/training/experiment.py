@@ -137,7 +137,18 @@ class Experiment:
         step = steps.make_train_step(
             metrics_fn, self.optimizer, self.lr_fn, accumulate=config.accumulate, ema=config.ema, on_nonfinite=config.on_nonfinite
         )
-        return jax.jit(step, donate_argnums=0, out_shardings=meshes.replicated(self.mesh))
+        compiled = jax.jit(step, donate_argnums=0, out_shardings=meshes.replicated(self.mesh))
+        seen: list[dict] = []
+
+        def watched(state: steps.TrainState, batch: dict) -> tuple[steps.TrainState, dict]:
+            shapes = {name: (x.shape, str(x.dtype)) for name, x in batch.items()}
+            if shapes not in seen:
+                if seen:
+                    self.report(f"the step is compiled again: a batch of new shapes came, {shapes}; before: {seen[-1]}")
+                seen.append(shapes)
+            return compiled(state, batch)
+
+        return watched
 
     def clock(self) -> clocks.Clock:
         """Measures the run's speed; MFU where the model knows its FLOPs."""
