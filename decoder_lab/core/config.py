@@ -261,6 +261,11 @@ def _check(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
     batch, micro = tree["batch_size"][1], tree["accumulate"][1]
     if micro > 0 and batch % micro:
         problems.append(f"accumulate: batch_size {batch} cannot be cut into {micro} equal micro-batches.")
+    metric = tree["checkpoint.metric"][1]
+    evaluators = sorted({path.split(".")[1] for path in tree if path.startswith("evaluators.")})
+    if tree["checkpoint.keep_best"][1] and metric.split("/")[0] not in evaluators:
+        there = ", ".join(evaluators) or "none"
+        problems.append(f"checkpoint.metric: {metric} comes from no evaluator; there are: {there}. Or set checkpoint.keep_best to 0.")
     if not problems:
         _check_plugins(tree, problems)
 

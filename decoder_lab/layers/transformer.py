@@ -92,8 +92,8 @@ class Stack(nn.Module):
     def __call__(self, x_BTD: jax.Array, context: Context, cache=None, deterministic: bool = True):
         """Returns (x_BTD, cache)."""
         make_block = functools.partial(self.block, deterministic=deterministic)
-        if self.is_initializing() and not self.scan:
-            self._initialize_as_scanned(x_BTD, context)
+        if self.is_initializing():
+            self._initialize(x_BTD, context)
             return x_BTD, cache
         if self.scan:
             body = _ScannedBlock if self._keeps_all(cache) else nn.remat(_ScannedBlock, policy=POLICIES[self.remat], prevent_cse=False)
@@ -112,11 +112,14 @@ class Stack(nn.Module):
             new_cache.append(layer_cache)
         return x_BTD, None if cache is None else tuple(new_cache)
 
-    def _initialize_as_scanned(self, x_BTD: jax.Array, context: Context) -> None:
-        """Gives unrolled layers the initial values of scanned ones: the same model by either way, and one layer to compile instead of many."""
-        scanned = Stack(self.block, self.num_layers, scan=True, parent=None)
-        stacked = scanned.init(self.make_rng("params"), x_BTD, context)["params"]["layers"]["block"]
-        for i in range(self.num_layers):
+    def _initialize(self, x_BTD: jax.Array, context: Context) -> None:
+        """Draws all layers at once: the same values scanned or unrolled, and one layer to trace and compile whatever their number."""
+        keys_L = jax.random.split(self.make_rng("params"), self.num_layers)
+        block = self.block(parent=None)
+        stacked = jax.vmap(lambda key: block.init(key, x_BTD, context)["params"])(keys_L)
+        if self.scan:
+            self.put_variable("params", "layers", {"block": stacked})
+        for i in range(0 if self.scan else self.num_layers):
             self.put_variable("params", f"layer_{i}", jax.tree.map(lambda a, i=i: a[i], stacked))
 
     def _keeps_all(self, cache) -> bool:

@@ -20,6 +20,7 @@ from decoder_lab.layers.linear import Linear
 from decoder_lab.layers.mlp import GATED, Mlp
 from decoder_lab.layers.norm import Norm
 from decoder_lab.layers.transformer import Block, Stack
+from decoder_lab.ops import attention as attention_ops
 from decoder_lab.ops import position_bias, rotary
 from decoder_lab.ops.sinusoidal import sinusoidal
 
@@ -263,6 +264,19 @@ class Model(nn.Module):
         if self.logits_softcap is not None:
             logits_BTV = self.logits_softcap * jnp.tanh(logits_BTV / self.logits_softcap)
         return logits_BTV
+
+    def describe(self, platform: str, length: int) -> str:
+        """Returns what the start of a run says of this model: the attention implementation really used for rows of `length` tokens."""
+        used = dict(softcap=self.attention_softcap, dropout_rate=self.attention_dropout, head_dim=self._head_dim)
+        kernel = attention_ops.resolve(self.attention, platform=platform, dtype=self.dtype, num_queries=length, **used)
+        return f"attention {kernel}, {self.num_layers} layers {'scanned' if self.scan_layers else 'unrolled'}"
+
+    def flops_per_token(self, length: int) -> float:
+        """Returns forward and backward FLOPs a token in rows of `length`: 6 a weight that multiplies, 12 L N H T for attention (PaLM, B)."""
+        heads, kv_heads = self.num_heads * self._head_dim, (self.num_kv_heads or self.num_heads) * self._head_dim
+        mlp = (3 if self.mlp in GATED else 2) * self.width * self._mlp_dim
+        layer = self.width * (2 * heads + 2 * kv_heads) + mlp
+        return 6.0 * (self.num_layers * layer + self.vocab_size * self.width) + 12.0 * self.num_layers * heads * length
 
     def init_cache(self, batch_size: int, max_length: int) -> dict:
         """Returns an empty cache for `max_length` entries a row; needs no parameters."""

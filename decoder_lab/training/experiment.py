@@ -53,7 +53,9 @@ class Experiment:
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
-        return meshes.make_mesh()
+        mesh = meshes.make_mesh()
+        meshes.check_batch_size(self.config.batch_size, mesh)
+        return mesh
 
     def rows(self, split: str) -> Any:
         """Fixed-length rows of one split of the data."""
@@ -106,9 +108,8 @@ class Experiment:
         opt_state = jax.eval_shape(self.optimizer.init, self.parameter_shapes)
         parts = runtime.memory_estimate(self.parameter_shapes, opt_state, config.ema > 0)
         memory = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in parts.items() if size)
-        rows = config.batch_size // config.accumulate // self.mesh.size
         described = getattr(self.model, "describe", None)
-        kernel = f"; {described(jax.default_backend(), rows, config.sequence_length)}" if described else ""
+        kernel = f"; {described(jax.default_backend(), config.sequence_length)}" if described else ""
         return (
             f"{runtime.device_summary()}; {self.num_parameters:,} parameters; {config.batch_size * config.sequence_length:,} tokens a step, "
             f"{self.clockwork.total_steps:,} steps; MiB a device: {memory}; compute in {config.dtype}{kernel}"

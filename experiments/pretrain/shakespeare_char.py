@@ -27,7 +27,7 @@ def get_config(arg=""):
     config.batch_size = 12 if cpu else 64
     config.sequence_length = 64 if cpu else 256
     config.dtype = "float32" if cpu else "bfloat16"
-    config.lr = 1e-3
+    config.lr = 3e-3 if cpu else 1e-3
     config.weight_decay = 0.1
     config.schedule = dict(name="cosine", kw=dict(warmup="100 steps", floor=0.1))
     config.optimizer = dict(name="adamw", kw=dict(b1=0.9, b2=0.99))

@@ -73,6 +73,7 @@ def test_values_are_checked():
         ("optimizer.no_decay=('(',)", "regular expression"),
         ("ema=1.0", "decay in [0, 1)"),
         ("model=3", "group of settings"),
+        ("checkpoint.metric=vall/loss", "comes from no evaluator"),
     ]:
         with pytest.raises(UserError, match=part.replace("[", r"\[").replace("?", r"\?").replace(")", r"\)")):
             resolve(None, override)
