@@ -10,7 +10,7 @@ import sys
 
 from decoder_lab import __version__
 from decoder_lab.core import config as config_lib
-from decoder_lab.core import fields
+from decoder_lab.core import fields, runtime
 from decoder_lab.core.errors import UserError, nearest
 from decoder_lab.serving.generate import Options
 
@@ -104,6 +104,7 @@ def main(argv: list[str]) -> int:
 
 def entry_point() -> None:
     """Runs `main`; an error that the user can act on is printed without a traceback and ends with exit code 2."""
+    runtime.prefer_huge_pages()
     try:
         code = main(sys.argv[1:])
     except UserError as error:

@@ -56,6 +56,20 @@ def begin(workdir: pathlib.Path, config_json: str, digest: str, argv: Iterable[s
     return entry
 
 
+def prefer_huge_pages() -> None:
+    """Starts this process again, once, with glibc's malloc asking for huge pages; call it first of all, from a program's entry point.
+
+    XLA's CPU backend maps its working memory anew at every step: at 4 KB a page that was a third of a small model's step, spent in the
+    kernel. The setting is read only when a process starts, hence the exec (the process id stays). It does nothing off Linux, with a libc
+    that lacks it, where GLIBC_TUNABLES is set already, or with DECODER_LAB_HUGE_PAGES=0.
+    """
+    libc, version = platform.libc_ver()
+    has_it = sys.platform == "linux" and libc == "glibc" and tuple(map(int, version.split(".")[:2])) >= (2, 35)
+    if has_it and "GLIBC_TUNABLES" not in os.environ and os.environ.get("DECODER_LAB_HUGE_PAGES") != "0":
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def cache_directory() -> pathlib.Path:
     """Returns where things that can be made again are kept: $DECODER_LAB_CACHE, or ~/.cache/decoder_lab."""
     return pathlib.Path(os.environ.get(CACHE_VARIABLE) or pathlib.Path.home() / ".cache" / "decoder_lab")

@@ -38,8 +38,9 @@ class Context:
 class Attention(nn.Module):
     """Self-attention over x_BTD, or over a cache into which this call's keys and values are written first.
 
-    The cache is {"key", "value"}, each [B, S, K, H] in the compute dtype, or [B, L, S, K, H] with `layer` the layer to use. The caller sees
-    to it that index + T <= S: XLA moves a write that would not fit.
+    The cache is {"key", "value"}, each [B, K, S, H] in the compute dtype (as products read it: a cache with the heads last would be transposed
+    whole for every token), or [B, L, K, S, H] with `layer` the layer to use. The caller sees to it that index + T <= S: XLA moves a write
+    that would not fit.
     """
 
     num_heads: int
@@ -129,12 +130,14 @@ def _over_cache(attend, context: Context, q_BTNH, k_BTKH, v_BTKH, cache: dict, l
 
 
 def _write(cache: jax.Array, new_BTKH: jax.Array, index: jax.Array, layer: jax.Array | None) -> jax.Array:
-    new_BTKH = new_BTKH.astype(cache.dtype)
+    new_BKTH = new_BTKH.astype(cache.dtype).transpose(0, 2, 1, 3)
     zero = jnp.zeros((), index.dtype)
     if layer is None:
-        return jax.lax.dynamic_update_slice(cache, new_BTKH, (zero, index, zero, zero))
-    return jax.lax.dynamic_update_slice(cache, new_BTKH[:, None], (zero, layer, index, zero, zero))
+        return jax.lax.dynamic_update_slice(cache, new_BKTH, (zero, zero, index, zero))
+    return jax.lax.dynamic_update_slice(cache, new_BKTH[:, None], (zero, layer, zero, index, zero))
 
 
 def _read(cache: jax.Array, layer: jax.Array | None) -> jax.Array:
-    return cache if layer is None else jax.lax.dynamic_index_in_dim(cache, layer, axis=1, keepdims=False)
+    """Returns the cache as BSKH, a transpose that attention's own undoes."""
+    cache_BKSH = cache if layer is None else jax.lax.dynamic_index_in_dim(cache, layer, axis=1, keepdims=False)
+    return cache_BKSH.transpose(0, 2, 1, 3)

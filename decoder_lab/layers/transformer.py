@@ -80,7 +80,7 @@ class Stack(nn.Module):
     """`num_layers` blocks. Unrolled, parameters are layer_0, layer_1, ...; scanned (one compilation for all), layers/block with a leading
     axis L.
 
-    The cache is a tuple of {"key", "value"} [B, S, K, H], or when scanned one such dict with the layer on axis 1.
+    The cache is a tuple of {"key", "value"} [B, K, S, H], or when scanned one such dict with the layer on axis 1.
     """
 
     block: Callable[..., Block]

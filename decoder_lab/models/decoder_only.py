@@ -285,7 +285,7 @@ class Model(nn.Module):
         heads = self.num_kv_heads or self.num_heads
 
         def layer(*layers: int) -> dict:
-            shape = (batch_size, *layers, max_length, heads, self._head_dim)
+            shape = (batch_size, *layers, heads, max_length, self._head_dim)
             return {"key": jnp.zeros(shape, self.dtype), "value": jnp.zeros(shape, self.dtype)}
 
         return {

@@ -25,12 +25,12 @@ def get_config(arg=""):
     )
     config.model = dict(
         name="decoder_only",
-        kw=dict(num_layers=4, num_heads=4, width=192, norm="rms", position="rotary", mlp="swiglu", use_bias=False, tie_embeddings=True),
+        kw=dict(num_layers=3, num_heads=4, width=128, norm="rms", position="rotary", mlp="swiglu", use_bias=False, tie_embeddings=True),
     )
     config.total_steps = 800
     config.batch_size = 16
     config.sequence_length = 128
-    config.lr = 3e-3
+    config.lr = 4e-3
     config.optimizer = dict(name="adamw", kw=dict(b1=0.9, b2=0.98))
     config.schedule = dict(name="cosine", kw=dict(warmup="5%", floor=0.1))
     config.evaluators = dict(

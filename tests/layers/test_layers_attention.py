@@ -56,7 +56,7 @@ def test_qk_norm_makes_the_scale_of_the_keys_irrelevant():
 def test_a_cache_is_written_at_the_index_and_nowhere_else(layer_index):
     layer, params, x, _ = make()
     size, index = 10, 3
-    shape = (B, size, 2, H) if layer_index is None else (B, 3, size, 2, H)
+    shape = (B, 2, size, H) if layer_index is None else (B, 3, 2, size, H)
     cache = {"key": jnp.full(shape, 7.0), "value": jnp.full(shape, 7.0)}
     positions = index + jnp.arange(T)[None]
     context = Context(
@@ -68,8 +68,9 @@ def test_a_cache_is_written_at_the_index_and_nowhere_else(layer_index):
         kernel = params["params"][name]["kernel"]
         written = np.asarray(new[name])
         mine = written if layer_index is None else written[:, layer_index]
-        np.testing.assert_allclose(mine[:, index : index + T], (x @ kernel).reshape(B, T, 2, H), atol=1e-5)
-        assert (np.delete(mine, np.s_[index : index + T], axis=1) == 7).all()
+        expected_BKTH = (x @ kernel).reshape(B, T, 2, H).transpose(0, 2, 1, 3)
+        np.testing.assert_allclose(mine[:, :, index : index + T], expected_BKTH, atol=1e-5)
+        assert (np.delete(mine, np.s_[index : index + T], axis=2) == 7).all()
         assert layer_index is None or (np.delete(written, layer_index, axis=1) == 7).all()
 
 
@@ -77,7 +78,7 @@ def test_a_cache_is_written_at_the_index_and_nowhere_else(layer_index):
 def test_written_in_two_parts_equals_at_once(window):
     layer, params, x, context = make(window=window)
     whole, _ = jax.jit(layer.apply)(params, x, context)
-    cache = {name: jnp.zeros((B, 8, 2, H)) for name in ("key", "value")}
+    cache = {name: jnp.zeros((B, 2, 8, H)) for name in ("key", "value")}
     parts, ones = [], jnp.ones((B, 8), jnp.int32)
     for start, end in ((0, 4), (4, 6)):
         filled = jnp.where(jnp.arange(8)[None] < end, ones, 0)

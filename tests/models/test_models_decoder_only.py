@@ -241,7 +241,7 @@ def test_cache_leaves_have_the_batch_first_and_can_be_reordered(scan):
     model, params = made(scan_layers=scan, dtype=jnp.bfloat16)
     cache = jax.tree.map(np.asarray, model.init_cache(3, 16))
     assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(cache) if leaf.ndim)
-    assert cache["layers"]["key"].shape == (3, 2, 16, 2, 4) if scan else cache["layers"][0]["key"].shape == (3, 16, 2, 4)
+    assert cache["layers"]["key"].shape == (3, 2, 2, 16, 4) if scan else cache["layers"][0]["key"].shape == (3, 2, 16, 4)
     x = tokens(3)
     _, cache = run(model, params, x[:, :6], cache=model.init_cache(3, 16))
     order = jnp.asarray([2, 0, 0])
