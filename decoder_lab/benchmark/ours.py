@@ -70,7 +70,12 @@ def _config(size: str, dtype: str):
     shape = SHAPES[size]
     kw = dict(num_layers=shape.num_layers, num_heads=shape.num_heads, width=shape.width)
     delta = dict(
-        model=dict(name="decoder_only", kw=kw), sequence_length=shape.max_length, batch_size=shape.batch_size, dtype=dtype, lr=1e-4
+        model=dict(name="decoder_only", kw=kw),
+        schedule=dict(name="constant", kw={}),
+        sequence_length=shape.max_length,
+        batch_size=shape.batch_size,
+        dtype=dtype,
+        lr=1e-4,
     )
     return config_lib.resolve(delta)
 

@@ -26,7 +26,7 @@ class Side:
     """One measured process."""
 
     def __init__(self, python: str, module: str):
-        environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.getcwd()}
+        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.getcwd()}
         self._process = subprocess.Popen(
             [python, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )

@@ -1,7 +1,7 @@
-"""How fast a run is: steps and tokens a second, model FLOPs utilisation (MFU), time left. Compiling and evaluating do not count.
+"""How fast a run is: steps and tokens a second, model FLOPs utilisation (MFU), time left. Only training counts, not compiling or evaluating.
 
 MFU is the FLOPs that the model needs (no recomputation) over those that the devices could do. Peaks are the makers' dense bf16 figures,
-whatever dtype is used; a CPU's is measured, as the speed of a plain matrix product.
+whatever dtype is used; of a device that is not in the table, such as a CPU, the model's FLOP/s are given instead.
 """
 
 import contextlib
@@ -36,30 +36,12 @@ PEAK_FLOPS = {
 }
 
 
-def peak_flops(device_kind: str, num_devices: int) -> tuple[float | None, str]:
-    """Returns (FLOP/s of all devices together, where the figure is from); None for an accelerator that is not in the table.
-
-    A CPU that XLA splits into several devices has the speed of one, so the measured figure does not depend on `num_devices`.
-    """
+def peak_flops(device_kind: str, num_devices: int) -> float | None:
+    """Returns the FLOP/s of all devices together by their data sheet, None for a device that is not in the table."""
     for part, flops in PEAK_FLOPS.items():
         if part.lower() in device_kind.lower():
-            return flops * num_devices, f"data sheet, {part}"
-    if "cpu" in device_kind.lower():
-        return measured_flops(), "measured: a float32 matrix product on this machine"
-    return None, f'not known for "{device_kind}"'
-
-
-def measured_flops(size: int = 768, repeats: int = 3) -> float:
-    """Returns the FLOP/s of the best of a few matrix products of size x size on the CPU (some 30 ms in all)."""
-    import numpy as np
-
-    square = np.ones((size, size), np.float32)
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        square @ square
-        seconds.append(time.perf_counter() - began)
-    return 2.0 * size**3 / min(seconds)
+            return flops * num_devices
+    return None
 
 
 class Clock:
@@ -69,8 +51,8 @@ class Clock:
 
     Args:
       tokens_per_step: of all devices.
-      flops_per_token: forward and backward, analytic; None: no MFU.
-      peak: FLOP/s of all devices (see `peak_flops`); None: no MFU.
+      flops_per_token: forward and backward, analytic; None: neither MFU nor FLOP/s.
+      peak: FLOP/s of all devices (see `peak_flops`); None: the model's FLOP/s are given instead of MFU.
       now: seconds, for tests.
     """
 
@@ -128,4 +110,6 @@ class Clock:
         speed = {"steps_per_s": steps_per_s, "tokens_per_s": tokens_per_s}
         if self.flops_per_token and self.peak:
             speed["mfu"] = tokens_per_s * self.flops_per_token / self.peak
+        elif self.flops_per_token:
+            speed["flop_per_s"] = tokens_per_s * self.flops_per_token
         return speed

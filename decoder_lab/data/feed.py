@@ -54,14 +54,14 @@ class Feed:
 
 
 def evaluation_batches(rows: Any, batch_size: int, limit: int | None = None) -> Iterator[dict[str, np.ndarray]]:
-    """Yields every evaluation row once, or the first `limit` rows, in order.
+    """Yields every evaluation row once, in order, or `limit` of them, evenly spread over all.
 
     All batches have the same shape: the last is filled up with rows of zeros, whose weights (and segments) say that they are nothing.
     """
     total = rows.rows(None, 0)
-    total = total if limit is None else min(total, limit)
-    for start in range(0, total, batch_size):
-        index = np.arange(start, min(start + batch_size, total))
+    used = total if limit is None else min(total, limit)
+    for start in range(0, used, batch_size):
+        index = np.arange(start, min(start + batch_size, used), dtype=np.int64) * total // used
         batch = rows.take(index, None, 0)
         missing = batch_size - len(index)
         if missing:

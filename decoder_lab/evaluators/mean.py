@@ -18,7 +18,7 @@ class Evaluator:
     Attributes:
       context: given by the lab.
       split: which part of the data.
-      limit: rows that are used, from the first on; None is all of them.
+      limit: rows that are used, evenly spread over the split; None is all of them.
       batch_size: rows at once; None is that of training, rounded up to the number of devices.
     """
 

@@ -38,9 +38,9 @@ class Context:
 class Attention(nn.Module):
     """Self-attention over x_BTD, or over a cache into which this call's keys and values are written first.
 
-    The cache is {"key", "value"}, each [B, K, S, H] in the compute dtype (as products read it: a cache with the heads last would be transposed
-    whole for every token), or [B, L, K, S, H] with `layer` the layer to use. The caller sees to it that index + T <= S: XLA moves a write
-    that would not fit.
+    The cache is {"key", "value"}, each [B, K, S, H] in the compute dtype (as products read it: a cache with the heads last would be
+    transposed whole for every token), or [B, L, K, S, H] with `layer` the layer to use. The caller sees to it that index + T <= S: XLA
+    moves a write that would not fit.
     """
 
     num_heads: int

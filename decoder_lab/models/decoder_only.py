@@ -272,7 +272,7 @@ class Model(nn.Module):
         return f"attention {kernel}, {self.num_layers} layers {'scanned' if self.scan_layers else 'unrolled'}"
 
     def flops_per_token(self, length: int) -> float:
-        """Returns forward and backward FLOPs a token in rows of `length`: 6 a weight that multiplies, 12 L N H T for attention (PaLM, B)."""
+        """Returns forward and backward FLOPs a token in rows of `length`: 6 a multiplying weight, 12 L N H T for attention (PaLM, B)."""
         heads, kv_heads = self.num_heads * self._head_dim, (self.num_kv_heads or self.num_heads) * self._head_dim
         mlp = (3 if self.mlp in GATED else 2) * self.width * self._mlp_dim
         layer = self.width * (2 * heads + 2 * kv_heads) + mlp

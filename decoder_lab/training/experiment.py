@@ -96,7 +96,7 @@ class Experiment:
 
     def init_params(self, key: jax.Array) -> Any:
         """Fresh parameters; traced under jit by the callers."""
-        return self.model.init(key, jnp.zeros((1, min(8, self.config.sequence_length)), jnp.int32))["params"]
+        return self.model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
 
     @functools.cached_property
     def parameter_shapes(self) -> Any:
@@ -155,7 +155,7 @@ class Experiment:
         """Measures the run's speed; MFU where the model knows its FLOPs."""
         config = self.config
         flops = getattr(self.model, "flops_per_token", None)
-        peak = clocks.peak_flops(self.mesh.devices.flat[0].device_kind, self.mesh.size)[0] if flops else None
+        peak = clocks.peak_flops(self.mesh.devices.flat[0].device_kind, self.mesh.size)
         per_token = flops(config.sequence_length) if flops else None
         return clocks.Clock(config.batch_size * config.sequence_length, per_token, peak)
 

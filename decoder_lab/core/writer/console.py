@@ -77,6 +77,7 @@ def _pair(name: str, value: float) -> str:
     forms = {
         "tokens_per_s": lambda v: f"{_short(v)} tokens/s",
         "mfu": lambda v: f"MFU {100 * v:.3g}%",
+        "flop_per_s": lambda v: f"{_short(v)}FLOP/s",
         "seconds_left": lambda v: f"{_duration(v)} left",
     }
     return forms[name](value) if name in forms else f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
