@@ -33,10 +33,14 @@ def parser() -> argparse.ArgumentParser:
         epilog="Any setting of the config: --config.lr=1e-3 --config.model.kw.num_layers=4. All of them: --config=FILE --print_config.",
     )
     made.add_argument("--mode", default="train", help=f"one of {', '.join(MODES)} (default: train)")
-    made.add_argument("--config", metavar="FILE[:KEY=VALUE,...]", help="a file with get_config(arg); not needed where the workdir holds a run")
+    made.add_argument(
+        "--config", metavar="FILE[:KEY=VALUE,...]", help="a file with get_config(arg); not needed where the workdir holds a run"
+    )
     made.add_argument("--workdir", type=pathlib.Path, help="the run's folder: config, numbers, checkpoints, plots")
     made.add_argument("--print_config", action="store_true", help="print every setting of the resolved config and stop")
-    made.add_argument("--allow_changes", action="store_true", help="go on in a workdir although the config differs from the one it was begun with")
+    made.add_argument(
+        "--allow_changes", action="store_true", help="go on in a workdir although the config differs from the one it was begun with"
+    )
     made.add_argument("--split", default="", help="evaluate: only this split, whole, with the task's own metrics")
     made.add_argument("--version", action="version", version=__version__)
     group = made.add_argument_group("generate (and --checkpoint for evaluate)")

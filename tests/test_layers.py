@@ -86,7 +86,12 @@ def test_every_import_is_declared():
     text = (ROOT / "setup.py").read_text()
     import sys
 
-    names = {"absl": "absl-py", "ml_collections": "ml-collections", "orbax": "orbax-checkpoint", "tensorflow_datasets": "tensorflow-datasets"}
+    names = {
+        "absl": "absl-py",
+        "ml_collections": "ml-collections",
+        "orbax": "orbax-checkpoint",
+        "tensorflow_datasets": "tensorflow-datasets",
+    }
     for path in FILES + sorted((ROOT / "experiments").rglob("*.py")):
         for name in imports(path):
             top = name.split(".")[0]

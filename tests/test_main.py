@@ -64,7 +64,9 @@ def test_mistakes_are_named(config_file, tmp_path):
 
 
 def test_the_program_ends_with_two_and_one_clear_error():
-    result = subprocess.run([sys.executable, "-m", "decoder_lab.main", "--config=experiments/pretrain/sdtlib.py"], capture_output=True, text=True, cwd=ROOT)
+    result = subprocess.run(
+        [sys.executable, "-m", "decoder_lab.main", "--config=experiments/pretrain/sdtlib.py"], capture_output=True, text=True, cwd=ROOT
+    )
     assert result.returncode == 2 and "stdlib.py" in result.stderr and "Traceback" not in result.stderr
 
 
@@ -72,7 +74,9 @@ def test_from_text_to_text(config_file, tmp_path, capsys):
     """Train, evaluate, generate, draw: what the README says, on a tiny text, and what it leaves in the workdir."""
     workdir = tmp_path / "run"
     assert run(f"--config={config_file}", f"--workdir={workdir}", "--config.lr=1e-2") == 0
-    assert {"config.json", "history.jsonl", "metrics.jsonl", "checkpoints", "tokenizer", "curves.png", "tensorboard"} <= set(os.listdir(workdir))
+    assert {"config.json", "history.jsonl", "metrics.jsonl", "checkpoints", "tokenizer", "curves.png", "tensorboard"} <= set(
+        os.listdir(workdir)
+    )
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4]
     assert [line["step"] for line in lines if "val/loss" in line] == [0, 2, 4]

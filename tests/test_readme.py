@@ -14,7 +14,9 @@ from decoder_lab.training import experiment as experiments
 from decoder_lab.training import loop, resume
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-EXAMPLES = re.findall(r'name="(experiments\.mine\.\w+)", kw=(dict\(.*?\))\).*?```python\n(.*?)```', (ROOT / "README.md").read_text(), re.DOTALL)
+EXAMPLES = re.findall(
+    r'name="(experiments\.mine\.\w+)", kw=(dict\(.*?\))\).*?```python\n(.*?)```', (ROOT / "README.md").read_text(), re.DOTALL
+)
 FIELDS = {"bent": "schedule", "poems": "source", "average": "model", "weighted": "task"}
 
 

@@ -18,7 +18,11 @@ from typing import Any
 from decoder_lab.benchmark.protocol import Side
 from decoder_lab.benchmark.shapes import SHAPES
 
-GENERATION = {"greedy, batch 1": dict(batch_size=1, beam=1), "greedy, batch 8": dict(batch_size=8, beam=1), "beam 4": dict(batch_size=1, beam=4)}
+GENERATION = {
+    "greedy, batch 1": dict(batch_size=1, beam=1),
+    "greedy, batch 8": dict(batch_size=8, beam=1),
+    "beam 4": dict(batch_size=1, beam=4),
+}
 
 
 def jobs(sizes: list[str], whats: list[str], dtype: str) -> list[tuple[str, str, str, dict, int]]:
@@ -51,7 +55,9 @@ def measure(sides: list[Side], kind: str, kw: dict, rounds: int, seconds: float)
 
 def main(argv: list[str]) -> None:
     """Measures, prints a table, writes JSON."""
-    parser = argparse.ArgumentParser("python -m decoder_lab.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m decoder_lab.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", default="small,medium", help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--what", default="training,generation")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
@@ -72,7 +78,11 @@ def main(argv: list[str]) -> None:
             side.close()
         table.append(_row(label, kind, size, tokens, found, flags.peak_tflops))
     if flags.output:
-        about = {"date": time.strftime("%Y-%m-%d"), "python": platform.python_version(), "machine": platform.processor() or platform.machine()}
+        about = {
+            "date": time.strftime("%Y-%m-%d"),
+            "python": platform.python_version(),
+            "machine": platform.processor() or platform.machine(),
+        }
         flags.output.write_text(json.dumps({**about, "flags": argv, "results": table}, indent=1) + "\n")
 
 

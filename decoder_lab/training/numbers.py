@@ -113,7 +113,9 @@ class Numbers:
         if stopped and step < self.total:
             self.experiment.report(f"stopped by {stopped} after step {step} of {self.total}; saved. The same command goes on from here.")
             return runtime.EXIT_RESUMABLE
-        best = f"; best {self.experiment.config.checkpoint.metric} {self.best['value']:.6g} at step {self.best['step']}" if self.best else ""
+        best = (
+            f"; best {self.experiment.config.checkpoint.metric} {self.best['value']:.6g} at step {self.best['step']}" if self.best else ""
+        )
         self.experiment.report(f"done: {step} steps{best}")
         return 0
 

@@ -59,7 +59,16 @@ def test_all_problems_are_reported_at_once_with_nearest_names():
             "schedule.name=cosin",
         )
     text = str(error.value)
-    for wanted in ("8 problems", '"batch_size"', '"model.kw.num_layers"', '"data.source"', '"lr"', "seed: got 'x'", "num_heads", '"cosine"'):
+    for wanted in (
+        "8 problems",
+        '"batch_size"',
+        '"model.kw.num_layers"',
+        '"data.source"',
+        '"lr"',
+        "seed: got 'x'",
+        "num_heads",
+        '"cosine"',
+    ):
         assert wanted in text, (wanted, text)
 
 
@@ -80,7 +89,9 @@ def test_values_are_checked():
 
 
 def test_a_plugin_can_be_swapped_from_the_command_line():
-    config = resolve({"schedule": {"name": "cosine", "kw": {"warmup": "7%", "floor": 0.2}}}, "schedule.name=constant", "optimizer.name=lion")
+    config = resolve(
+        {"schedule": {"name": "cosine", "kw": {"warmup": "7%", "floor": 0.2}}}, "schedule.name=constant", "optimizer.name=lion"
+    )
     assert config.schedule.name == "constant" and config.schedule.kw.warmup == "7%" and "floor" not in config.schedule.kw
     assert config.optimizer.kw.b2 == 0.99
 

@@ -10,7 +10,17 @@ CLOCK = durations.Clockwork(total_steps=1000, batch_size=8, sequence_length=16, 
 
 @pytest.mark.parametrize(
     "text, steps",
-    [("0", 0), ("200", 200), ("1 step", 1), ("5%", 50), ("100%", 1000), ("2 epochs", 20), ("0.5 epoch", 5), ("1e2 examples", 12), ("1280 tokens", 10)]
+    [
+        ("0", 0),
+        ("200", 200),
+        ("1 step", 1),
+        ("5%", 50),
+        ("100%", 1000),
+        ("2 epochs", 20),
+        ("0.5 epoch", 5),
+        ("1e2 examples", 12),
+        ("1280 tokens", 10),
+    ]
     + [("0.001%", 1), (7, 7)],
 )
 def test_steps(text, steps):

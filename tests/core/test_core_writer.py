@@ -101,7 +101,7 @@ def test_each_line_is_in_the_file_at_once_and_half_a_line_is_not_read(tmp_path):
 
 
 def test_any_text_can_be_written(tmp_path):
-    text = "line\nquote\" 汉字 \ud800 \x00\x85\u2028 end"
+    text = 'line\nquote" 汉字 \ud800 \x00\x85\u2028 end'
     writer = jsonl.Writer(tmp_path, None)
     writer.text(1, {"samples": text})
     writer.close()

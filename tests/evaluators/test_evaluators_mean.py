@@ -65,4 +65,6 @@ def test_twice_is_the_same_and_a_limit_counts_rows(made):
     evaluator = mean.Evaluator(experiments.Context(experiment), limit=5)
     first = evaluator.run(state)
     assert evaluator.run(state) == first
-    assert mean.Evaluator(experiments.Context(experiment), limit=5, batch_size=32).run(state)["loss"] == pytest.approx(first["loss"], rel=1e-6)
+    assert mean.Evaluator(experiments.Context(experiment), limit=5, batch_size=32).run(state)["loss"] == pytest.approx(
+        first["loss"], rel=1e-6
+    )

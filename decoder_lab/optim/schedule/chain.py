@@ -1,8 +1,8 @@
 """Several schedules one after the other, each over its own stretch of the run.
 
-    schedule = dict(name="chain", kw=dict(
-        order=("rise", "hold", "cool"), durations=("5%", "75%"),
-        parts=dict(rise=dict(name="linear", kw=dict(start=0.0, end=1.0)), hold=dict(name="constant"), cool=dict(name="cosine"))))
+schedule = dict(name="chain", kw=dict(
+    order=("rise", "hold", "cool"), durations=("5%", "75%"),
+    parts=dict(rise=dict(name="linear", kw=dict(start=0.0, end=1.0)), hold=dict(name="constant"), cool=dict(name="cosine"))))
 """
 
 from collections.abc import Callable

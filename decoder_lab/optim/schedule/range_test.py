@@ -12,9 +12,7 @@ def schedule(*, peak: float, total_steps: int, steps: Callable[[str], int], low:
 
     `low` and `high` are factors on the config's lr: its default of 1e-3 is tried from 1e-6 to 1.
     """
-    return warm(
-        lambda u: peak * low * jnp.power(high / low, progress(u, total_steps - 1)), peak=peak, total_steps=total_steps, warmup=0
-    )
+    return warm(lambda u: peak * low * jnp.power(high / low, progress(u, total_steps - 1)), peak=peak, total_steps=total_steps, warmup=0)
 
 
 def problems(kw) -> list[str]:
