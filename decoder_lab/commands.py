@@ -1,15 +1,20 @@
 """What each --mode of the program does. JAX is imported inside, once the config and the flags are known to be sane."""
 
 import argparse
+import functools
 import json
 import pathlib
+import shutil
 import sys
+import tempfile
 from typing import Any
 
 from decoder_lab.core import config as config_lib
 from decoder_lab.core import runtime
 from decoder_lab.core.errors import UserError
 from decoder_lab.serving.generate import Options
+
+PART_OF_A_RUN = ("model.", "task.", "data.tokenizer.", "sequence_length", "optimizer.name", "ema")  # what its checkpoints were made by
 
 
 def config_for(flags: argparse.Namespace, overrides: list[str]) -> Any:
@@ -19,6 +24,8 @@ def config_for(flags: argparse.Namespace, overrides: list[str]) -> Any:
         return config_lib.load(flags.config, overrides)
     if saved and saved.is_file():
         return config_lib.resolve(json.loads(saved.read_text()), overrides, str(saved))
+    if flags.workdir and flags.mode != "train" and not flags.workdir.exists():
+        raise UserError(f"--workdir: there is no folder {flags.workdir}.")
     if flags.workdir and flags.workdir.exists():
         raise UserError(f"{flags.workdir} holds no run (there is no config.json in it): say --config=experiments/... to begin one.")
     known = sorted(str(p) for p in pathlib.Path(".").glob("experiments/**/*.py"))
@@ -31,11 +38,14 @@ def train(config: Any, flags: argparse.Namespace) -> int:
         raise UserError("--workdir: say where the run shall live, such as --workdir=runs/first.")
     _refuse_other_config(config, flags)
     with runtime.RunLock(flags.workdir):
-        runtime.begin(flags.workdir, config_lib.to_json(config), config_lib.digest(config), sys.argv)
+        runtime.prepare(config.dtype)
         from decoder_lab.training import experiment as experiments
         from decoder_lab.training import loop
 
-        code = loop.train(experiments.Experiment(config, flags.workdir), flags.workdir)
+        if not _has_checkpoint(flags.workdir):
+            shutil.rmtree(flags.workdir / "tokenizer", ignore_errors=True)  # nothing depends on it yet, and the config may have changed
+        record = functools.partial(runtime.begin, flags.workdir, config_lib.to_json(config), config_lib.digest(config), sys.argv)
+        code = loop.train(experiments.Experiment(config, flags.workdir), flags.workdir, on_start=record)
         _draw(config, flags.workdir)
         if code == 0:
             print(f'next: python -m decoder_lab.main --mode=generate --workdir={flags.workdir} --prompt="..." --num_tokens=200')
@@ -57,12 +67,19 @@ def _draw(config: Any, workdir: pathlib.Path) -> None:
 
 def _refuse_other_config(config: Any, flags: argparse.Namespace) -> None:
     saved = flags.workdir / "config.json"
-    if not saved.is_file() or flags.allow_changes:
+    if not saved.is_file() or not _has_checkpoint(flags.workdir):
         return
     changed = config_lib.differences(config_lib.from_json(saved.read_text()), config)
-    if changed:
+    if changed and flags.allow_changes:
+        print("\n".join(["going on with changed settings:", *(f"  - {c}" for c in changed)]))
+    elif changed:
         lines = [f"{flags.workdir} was begun with another config:", *(f"  - {c}" for c in changed)]
         raise UserError("\n".join([*lines, "Use another --workdir, or --allow_changes to go on with the new settings."]))
+
+
+def _has_checkpoint(workdir: pathlib.Path) -> bool:
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(p.name.isdecimal() for p in folder.iterdir())
 
 
 def evaluate(config: Any, flags: argparse.Namespace) -> int:
@@ -107,11 +124,12 @@ def plot_schedule(config: Any, flags: argparse.Namespace) -> int:
 
     folder = flags.workdir or pathlib.Path("runs")
     folder.mkdir(parents=True, exist_ok=True)
-    experiment = experiments.Experiment(config, folder)
-    total = experiment.clockwork.total_steps
-    picture = plots.schedule_figure({config.schedule.name: experiment.lr_fn}, total, folder / "schedule.png")
+    with tempfile.TemporaryDirectory() as nowhere:  # a tokenizer made on the way, for durations in epochs, is not the run's
+        experiment = experiments.Experiment(config, pathlib.Path(nowhere))
+        total, lr_fn = experiment.clockwork.total_steps, experiment.schedule
+    picture = plots.schedule_figure({config.schedule.name: lr_fn}, total, folder / "schedule.png")
     for step in sorted({0, total // 10, total // 2, total * 9 // 10, total}):
-        print(f"step {step:>8}: lr {float(experiment.lr_fn(step)):.6g}")
+        print(f"step {step:>8}: lr {float(lr_fn(step)):.6g}")
     print(f"picture: {picture}")
     return 0
 
@@ -129,7 +147,11 @@ def replay(config: Any, flags: argparse.Namespace) -> int:
 def _open_run(config: Any, flags: argparse.Namespace) -> Any:
     if flags.workdir is None or not (flags.workdir / "config.json").is_file():
         raise UserError(f"--workdir: expected the folder of a run (with a config.json), got {flags.workdir}.")
-    runtime.compilation_cache()
+    changed = config_lib.differences(config_lib.from_json((flags.workdir / "config.json").read_text()), config)
+    if wrong := [line for line in changed if line.startswith(PART_OF_A_RUN)]:
+        lines = [f"{flags.workdir} was trained with another config:", *(f"  - {line}" for line in wrong)]
+        raise UserError("\n".join([*lines, "Leave these settings out: the run knows its own."]))
+    runtime.prepare(config.dtype)
     from decoder_lab.training import experiment as experiments
 
     return experiments.Experiment(config, flags.workdir, report=lambda line: print(line, file=sys.stderr))

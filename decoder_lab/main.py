@@ -5,6 +5,7 @@ JAX is imported only once the config is known to be sane.
 
 import argparse
 import dataclasses
+import os
 import pathlib
 import sys
 
@@ -23,9 +24,14 @@ MODES = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"flag: {message}. All flags: python -m decoder_lab.main --help")
+
+
 def parser() -> argparse.ArgumentParser:
     """The flags of the program; the settings of an experiment are `--config.x=y` and come from the config itself."""
-    made = argparse.ArgumentParser(
+    made = _Parser(
         "python -m decoder_lab.main",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -114,6 +120,12 @@ def entry_point() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except KeyboardInterrupt:
+        print("interrupted; what was saved before stays", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
+        sys.stdout = open(os.devnull, "w")
+        code = 0
     sys.exit(code)
 
 

@@ -54,7 +54,7 @@ def test_mistakes_are_named(config_file, tmp_path):
         (["--lr=1"], "--config.<name>"),
         (["--mode=trian"], 'Did you mean "train"'),
         ([f"--config={config_file}"], "--workdir"),
-        (["--mode=generate", f"--workdir={tmp_path / 'none'}"], "config"),
+        (["--mode=generate", f"--workdir={tmp_path / 'none'}"], "there is no folder"),
         ([f"--config={config_file}", "--config.lrr=1", f"--workdir={tmp_path / 'run'}"], 'Did you mean "lr"'),
     ]:
         with pytest.raises(UserError) as error:

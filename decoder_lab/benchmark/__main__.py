@@ -2,8 +2,8 @@
 
 python -m decoder_lab.benchmark --sizes=small,medium,gpt2 --peer_python=/path/to/python/with/torch --output=benchmark.json
 
-Each measurement is repeated in turn, ours, theirs, ours, theirs, ...: a ratio is taken pair by pair and the median of the ratios is given, so
-that a machine whose speed drifts does not favour a side.
+Each measurement is repeated in turn, ours, theirs, ours, theirs, ...: a ratio is taken pair by pair and the median of the ratios is given,
+so that a machine whose speed drifts does not favour a side.
 """
 
 import argparse
@@ -13,16 +13,32 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from decoder_lab.benchmark.protocol import Side
 from decoder_lab.benchmark.shapes import SHAPES
+from decoder_lab.core import clock
+from decoder_lab.core.errors import UserError, unknown
 
 GENERATION = {
     "greedy, batch 1": dict(batch_size=1, beam=1),
     "greedy, batch 8": dict(batch_size=8, beam=1),
     "beam 4": dict(batch_size=1, beam=4),
 }
+
+WHATS = ("training", "generation")
+
+
+def chosen(flag: str, text: str, known: Iterable[str]) -> list[str]:
+    """Returns the comma-separated names of a flag. Errors: UserError for one that is not among the `known`, or for none at all."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"{flag}: expected at least one of {', '.join(known)}.")
+    for name in names:
+        if name not in known:
+            raise UserError(unknown(flag, name, known))
+    return names
 
 
 def jobs(sizes: list[str], whats: list[str], dtype: str) -> list[tuple[str, str, str, dict, int]]:
@@ -39,13 +55,13 @@ def jobs(sizes: list[str], whats: list[str], dtype: str) -> list[tuple[str, str,
 
 
 def measure(sides: list[Side], kind: str, kw: dict, rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Returns for each side its name, the seconds of its first run (compilation included) and of one run in each round."""
+    """Returns for each side what it says about itself, the seconds of its first run (compilation included) and of one run in each round."""
     found = []
     for side in sides:
         began = time.perf_counter()
-        name = side.ask(prepare=kind, kw=kw)["name"]
+        about = side.ask(prepare=kind, kw=kw)
         side.ask(count=1)
-        found.append({"name": name, "first": time.perf_counter() - began, "runs": []})
+        found.append({**about, "first": time.perf_counter() - began, "runs": []})
     counts = [max(1, round(seconds / max(side.ask(count=1)["seconds"], 1e-4))) for side in sides]
     for _ in range(rounds):
         for side, count, record in zip(sides, counts, found, strict=True):
@@ -59,24 +75,27 @@ def main(argv: list[str]) -> None:
         "python -m decoder_lab.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", default="small,medium", help=f"of {', '.join(SHAPES)}")
-    parser.add_argument("--what", default="training,generation")
+    parser.add_argument("--what", default=",".join(WHATS))
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--peer_python", default="", help="an interpreter with torch and transformers; empty: measure decoder_lab alone")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.5, help="how long one round of one side lasts, about")
-    parser.add_argument("--peak_tflops", type=float, default=0.0, help="the device's peak, for model FLOPs utilisation")
+    parser.add_argument(
+        "--peak_tflops", type=float, default=0.0, help="the device's peak, for model FLOPs utilisation; 0: by its data sheet"
+    )
     parser.add_argument("--output", type=pathlib.Path)
     flags = parser.parse_args(argv)
+    todo = jobs(chosen("--sizes", flags.sizes, SHAPES), chosen("--what", flags.what, WHATS), flags.dtype)
     table = []
     print(f"{'':28} {'tokens/s':>12} {'peer tokens/s':>14} {'ratio':>6} {'(min-max)':>13} {'first run':>10} {'MFU':>6}")
-    for label, kind, size, kw, tokens in jobs(flags.sizes.split(","), flags.what.split(","), flags.dtype):
+    for label, kind, size, kw, tokens in todo:
         sides = [Side(sys.executable, "decoder_lab.benchmark.ours")]
         if flags.peer_python:
             sides.append(Side(flags.peer_python, "decoder_lab.benchmark.peer"))
         found = measure(sides, kind, kw, flags.rounds, flags.seconds)
         for side in sides:
             side.close()
-        table.append(_row(label, kind, size, tokens, found, flags.peak_tflops))
+        table.append(_row(label, kind, size, tokens, found, flags.peak_tflops * 1e12))
     if flags.output:
         about = {
             "date": time.strftime("%Y-%m-%d"),
@@ -95,11 +114,16 @@ def _row(label: str, kind: str, size: str, tokens: int, found: list[dict], peak:
         theirs = tokens / statistics.median(found[1]["runs"])
         row |= {"peer": found[1]["name"], "peer_tokens_per_second": theirs, "ratio": statistics.median(ratios), "ratios": ratios}
         ratio = f"{theirs:14,.0f} {row['ratio']:6.2f} {min(ratios):6.2f}-{max(ratios):.2f}"
+    peak = peak or clock.peak_flops(found[0]["device_kind"], 1)  # one device is measured
     if peak and kind == "training":
-        row["mfu"] = tokens / ours * SHAPES[size].flops_per_token / (peak * 1e12)
-    print(f"{label:28} {tokens / ours:12,.0f} {ratio:>35} {found[0]['first']:9.1f}s {row.get('mfu', 0):6.1%}")
+        row["mfu"] = tokens / ours * SHAPES[size].flops_per_token / peak
+    mfu = f"{row['mfu']:.1%}" if "mfu" in row else "-"
+    print(f"{label:28} {tokens / ours:12,.0f} {ratio:>35} {found[0]['first']:9.1f}s {mfu:>6}")
     return row
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")

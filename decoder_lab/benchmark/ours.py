@@ -83,4 +83,6 @@ def _config(size: str, dtype: str):
 if __name__ == "__main__":
     runtime.prefer_huge_pages()
     runtime.compilation_cache()
-    protocol.serve({"training": training, "generation": generation}, lambda: f"jax {jax.__version__} on {jax.devices()[0].device_kind}")
+    device_kind = jax.devices()[0].device_kind
+    about = {"name": f"jax {jax.__version__} on {device_kind}", "device_kind": device_kind}
+    protocol.serve({"training": training, "generation": generation}, lambda: about)

@@ -72,4 +72,4 @@ def generation(size: str, dtype: str, batch_size: int, beam: int, new_tokens: in
 if __name__ == "__main__":
     transformers.logging.set_verbosity_error()
     name = f"torch {torch.__version__} and transformers {transformers.__version__} on {DEVICE}, {torch.get_num_threads()} threads"
-    protocol.serve({"training": training, "generation": generation}, lambda: name)
+    protocol.serve({"training": training, "generation": generation}, lambda: {"name": name})

@@ -2,21 +2,25 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]  # the folder that holds the package
 
-def serve(kinds: dict[str, Callable], name: Callable[[], str]) -> None:
-    """Answers jobs until standard input ends: {"prepare": kind, "kw": {...}} and then {"count": n} -> {"seconds": s}."""
+
+def serve(kinds: dict[str, Callable], about: Callable[[], dict[str, str]]) -> None:
+    """Answers jobs until standard input ends: {"prepare": kind, "kw": {...}} -> `about()`, and then {"count": n} -> {"seconds": s}."""
     out, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints must not look like an answer
     run = None
     for line in sys.stdin:
         job = json.loads(line)
         if "prepare" in job:
             run = kinds[job["prepare"]](**job["kw"])
-            answer: dict[str, Any] = {"name": name()}
+            answer: dict[str, Any] = about()
         else:
             answer = {"seconds": run(job["count"])}
         print(json.dumps(answer), file=out, flush=True)
@@ -26,9 +30,11 @@ class Side:
     """One measured process."""
 
     def __init__(self, python: str, module: str):
-        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.getcwd()}
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path}
+        self._printed = tempfile.TemporaryFile("w+", errors="replace")  # a pipe that nobody reads would stop the process when full
         self._process = subprocess.Popen(
-            [python, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            [python, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._printed, text=True, env=environment
         )
 
     def ask(self, **job: Any) -> dict:
@@ -40,10 +46,14 @@ class Side:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise RuntimeError(f"the measured process died:\n{self._process.stderr.read()[-3000:]}")
+            self._process.wait()
+            self._printed.seek(0)
+            raise RuntimeError(f"the measured process died:\n{self._printed.read()[-3000:]}")
         return json.loads(line)
 
     def close(self) -> None:
         """Ends the process."""
         self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
+        self._printed.close()

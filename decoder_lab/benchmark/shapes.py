@@ -27,7 +27,7 @@ class Shape:
 
     @property
     def flops_per_token(self) -> float:
-        """Forward and backward FLOPs a token: 6 a parameter that multiplies, 12 L D T for attention (PaLM, arXiv:2204.02311, appendix B)."""
+        """FLOPs a token, forward and backward: 6 a parameter that multiplies, 12 L D T for attention (PaLM, arXiv:2204.02311, app. B)."""
         return 6 * (self.num_parameters - self.max_length * self.width) + 12 * self.num_layers * self.width * self.length
 
 

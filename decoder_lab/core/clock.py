@@ -1,4 +1,4 @@
-"""How fast a run is: steps and tokens a second, model FLOPs utilisation (MFU), time left. Only training counts, not compiling or evaluating.
+"""How fast a run is: steps and tokens a second, model FLOPs utilisation (MFU), time left. Only training counts, no compiling or evaluating.
 
 MFU is the FLOPs that the model needs (no recomputation) over those that the devices could do. Peaks are the makers' dense bf16 figures,
 whatever dtype is used; of a device that is not in the table, such as a CPU, the model's FLOP/s are given instead.
@@ -100,7 +100,8 @@ class Clock:
             return {}
         speed = self._speed(self._steps / seconds)
         del speed["steps_per_s"]
-        return speed | {"seconds_left": steps_left * (seconds + self.paused_seconds) / self._steps}
+        left = {"seconds_left": steps_left * (seconds + self.paused_seconds) / self._steps}
+        return left | speed  # in the order of interest: a narrow terminal cuts the end
 
     def _training_seconds(self) -> float:
         return 0.0 if self._began is None else self._now() - self._began - self.paused_seconds

@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from decoder_lab.core import durations, fields, lookup
+from decoder_lab.core import fields, lookup
 from decoder_lab.core import values as typed
 from decoder_lab.core.errors import UserError, nearest
 from decoder_lab.core.lookup import Field
@@ -55,14 +55,22 @@ def read_file(spec: str) -> dict:
 
 
 def parse_argument(argument: str, **defaults: Any) -> config_dict.ConfigDict:
-    """Parses the "key=value,key=value" after the colon of --config=file.py:... by the types of `defaults`; unknown keys are errors."""
-    values = config_dict.ConfigDict(defaults)
+    """Parses the "key=value,key=value" after the colon of --config=file.py:... by the types of `defaults`; unknown keys are errors.
+
+    A tuple among the defaults are the choices of a key, the first of them its default.
+    """
+    values = config_dict.ConfigDict({k: v[0] if isinstance(v, tuple) else v for k, v in defaults.items()})
     for item in filter(None, argument.split(",")):
         key, equals, text = item.partition("=")
         if key not in defaults:
             raise UserError(f'config argument "{key}" is not known.{nearest(key, defaults)} Known: {", ".join(sorted(defaults))}.')
-        kind = type(defaults[key])
-        values[key] = typed.parse(Field(kind), text if equals else "true") if kind is not str else text
+        try:
+            values[key] = value = typed.parse(Field(type(values[key])), text if equals or not isinstance(values[key], bool) else "true")
+        except ValueError as error:
+            raise UserError(f"config argument {key}: got {text!r}, expected {type(values[key]).__name__}.") from error
+        choices = defaults[key] if isinstance(defaults[key], tuple) else (value,)
+        if value not in choices:
+            raise UserError(f'config argument {key}: "{text}" is not known.{nearest(text, choices)} Known: {", ".join(map(str, choices))}.')
     return values
 
 
@@ -71,7 +79,6 @@ def resolve(delta: dict, overrides: list[str] = (), spec: str = "config") -> con
     problems: list[str] = []
     pairs = _split_overrides(overrides, problems)
     values = _merge_known(delta, problems, spec)
-    _apply_names(values, pairs, problems)
     tree = _complete(values, pairs, problems, spec)
     _check(tree, problems)
     if problems:
@@ -122,29 +129,15 @@ def _merge_known(delta: dict, problems: list[str], spec: str) -> dict[str, Any]:
     return values
 
 
-def _apply_names(values: dict[str, Any], pairs: dict[str, str], problems: list[str]) -> None:
-    """Applies overrides of plug-in names first; settings that the new plug-in does not know go with the old one."""
-    for key in [k for k in pairs if k.endswith(".name") and k != "optimizer.name"]:
-        parent = key.removesuffix(".name")
-        for name, field in fields.FIELDS.items():
-            if field.plugin and name == parent:
-                values[name] = _renamed(values[name], field.plugin, pairs.pop(key), problems)
-            elif field.plugins and parent.startswith(name + ".") and parent[len(name) + 1 :] in values[name]:
-                entry = parent[len(name) + 1 :]
-                values[name] = {**values[name], entry: _renamed(values[name][entry], field.plugins, pairs.pop(key), problems)}
-    if "optimizer.name" in pairs:
-        old = dict(name=values["optimizer.name"], kw=values["optimizer.kw"])
-        renamed = _renamed(old, "optimizer", pairs.pop("optimizer.name"), problems)
-        values["optimizer.name"], values["optimizer.kw"] = renamed["name"], renamed["kw"]
-
-
 def _renamed(plugin: dict, kind: str, name: str, problems: list[str]) -> dict:
+    """Gives a plug-in another name; settings that the new one does not know go with the old one."""
     try:
         known = lookup.fields(kind, name)
     except UserError as error:
         problems.append(str(error))
         return plugin
-    return {**plugin, "name": name, "kw": {k: v for k, v in plugin.get("kw", {}).items() if k in known}}
+    kw = plugin.get("kw")
+    return {**plugin, "name": name, "kw": {k: v for k, v in kw.items() if k in known} if isinstance(kw, dict) else kw}
 
 
 def _complete(values: dict[str, Any], pairs: dict[str, str], problems: list[str], spec: str) -> dict[str, tuple[Field, Any]]:
@@ -154,6 +147,9 @@ def _complete(values: dict[str, Any], pairs: dict[str, str], problems: list[str]
         value = values[name]
         if name == "optimizer.kw":
             plugin = dict(name=values["optimizer.name"], kw=value)
+            if "optimizer.name" in pairs:
+                plugin = _renamed(plugin, "optimizer", pairs.pop("optimizer.name"), problems)
+                tree["optimizer.name"] = (fields.FIELDS["optimizer.name"], plugin["name"])
             _complete_kw("optimizer", "optimizer", plugin, pairs, tree, problems, spec)
         elif field.plugin:
             _complete_plugin(name, field.plugin, value, pairs, tree, problems, spec)
@@ -187,16 +183,18 @@ def _override(tree: dict[str, tuple[Field, Any]], key: str, text: str, problems:
 
 
 def _complete_plugin(path, kind, plugin, pairs, tree, problems, spec, extra=None) -> None:
-    """Adds one plug-in, `dict(name, kw)` and its extra keys, to the tree, each of its fields typed."""
+    """Adds one plug-in, `dict(name, kw)` and its extra keys, to the tree, each of its fields typed; an override of its name comes first."""
     extra = extra or {}
     if not isinstance(plugin, dict) or not isinstance(plugin.get("name"), str):
         problems.append(f'{path}: got {plugin!r}, expected dict(name="...", kw=dict(...)).')
         return
+    if f"{path}.name" in pairs:
+        plugin = _renamed(plugin, kind, pairs.pop(f"{path}.name"), problems)
     for key in plugin.keys() - {"name", "kw"} - extra.keys():
         problems.append(_unknown(f"{path}.{key}", [f"{path}.{k}" for k in ("name", "kw", *extra)], spec))
     tree[f"{path}.name"] = (Field(str), plugin["name"])
     for key, field in extra.items():
-        tree[f"{path}.{key}"] = (field, plugin.get(key, field.default))
+        _put(f"{path}.{key}", field, plugin.get(key, field.default), tree, problems)
     _complete_kw(path, kind, plugin, pairs, tree, problems, spec)
 
 
@@ -207,7 +205,10 @@ def _complete_kw(path, kind, plugin, pairs, tree, problems, spec) -> None:
     except UserError as error:
         problems.append(f"{path}: {error}")
         return
-    chosen = plugin.get("kw") or {}
+    chosen = {} if plugin.get("kw") is None else plugin["kw"]
+    if not isinstance(chosen, dict):
+        problems.append(f"{path}.kw: got {chosen!r}, expected dict(...).")
+        return
     variant = pairs.get(f"{path}.kw.variant", chosen.get("variant", ""))
     if variant and table and variant not in table:
         problems.append(f'{path}.kw.variant: "{variant}" is not known.{nearest(variant, table)} Known: {", ".join(table)}.')
@@ -222,10 +223,14 @@ def _complete_kw(path, kind, plugin, pairs, tree, problems, spec) -> None:
         if field.plugin or field.plugins:
             _complete_nested(where, field, value, pairs, tree, problems, spec)
             continue
-        cast, ok = typed.cast(field, None if value is lookup.UNREADABLE else value)
-        if not ok:
-            problems.append(f"{where}: got {value!r}, expected {typed.type_name(field)}.")
-        tree[where] = (field, cast)
+        _put(where, field, None if value is lookup.UNREADABLE else value, tree, problems)
+
+
+def _put(path, field, value, tree, problems) -> None:
+    cast, ok = typed.cast(field, value)
+    if not ok:
+        problems.append(f"{path}: got {value!r}, expected {typed.type_name(field)}.")
+    tree[path] = (field, cast)
 
 
 def _complete_nested(where, field, value, pairs, tree, problems, spec) -> None:
@@ -233,6 +238,9 @@ def _complete_nested(where, field, value, pairs, tree, problems, spec) -> None:
         _complete_plugin(where, field.plugin, value, pairs, tree, problems, spec)
         return
     tree[where] = (GROUP, {})
+    if value is not None and not isinstance(value, dict):
+        problems.append(f"{where}: got {value!r}, expected dict(...) of plug-ins by name.")
+        return
     for entry, plugin in (value or {}).items():
         _complete_plugin(f"{where}.{entry}", field.plugins, plugin, pairs, tree, problems, spec)
 
@@ -240,22 +248,14 @@ def _complete_nested(where, field, value, pairs, tree, problems, spec) -> None:
 def _check(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
     """Checks values against choices, ranges and forms, and lets each plug-in check its own."""
     for path, (field, value) in tree.items():
-        if field.choices and value is not None and value not in field.choices:
-            problems.append(f"{path}: got {value!r}, expected one of {', '.join(map(repr, field.choices))}.{nearest(value, field.choices)}")
-        bad = isinstance(value, int | float) and not isinstance(value, bool)
-        if path in fields.POSITIVE and bad and value <= 0:
-            problems.append(f"{path}: got {value!r}, expected more than 0.")
-        if path in fields.NOT_NEGATIVE and bad and value < 0:
-            problems.append(f"{path}: got {value!r}, expected 0 or more.")
-        if field.doc.startswith(fields.DURATION) and isinstance(value, str):
-            try:
-                durations.parse(value)
-            except UserError as error:
-                problems.append(f"{path}: {error}")
+        problems.extend(typed.problems(path, field, value))
     for pattern in [p for name in ("optimizer.no_decay", "init_from.include", "init_from.exclude") for p in tree[name][1]]:
         _check_regex(pattern, problems)
     for pattern in [*tree["optimizer.lr_multipliers"][1], *tree["init_from.rename"][1]]:
         _check_regex(pattern, problems)
+    for pattern, factor in tree["optimizer.lr_multipliers"][1].items():
+        if isinstance(factor, bool) or not isinstance(factor, int | float):
+            problems.append(f"optimizer.lr_multipliers.{pattern}: got {factor!r}, expected a number.")
     if not 0 <= (tree["ema"][1] or 0) < 1:
         problems.append(f"ema: got {tree['ema'][1]!r}, expected a decay in [0, 1).")
     batch, micro = tree["batch_size"][1], tree["accumulate"][1]
@@ -263,6 +263,8 @@ def _check(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
         problems.append(f"accumulate: batch_size {batch} cannot be cut into {micro} equal micro-batches.")
     metric = tree["checkpoint.metric"][1]
     evaluators = sorted({path.split(".")[1] for path in tree if path.startswith("evaluators.")})
+    for name in set(evaluators) & set(fields.EVALUATORS_TAKEN):
+        problems.append(f"evaluators.{name}: the name is taken, {name}/... are training's own numbers; call it otherwise.")
     if tree["checkpoint.keep_best"][1] and metric.split("/")[0] not in evaluators:
         there = ", ".join(evaluators) or "none"
         problems.append(f"checkpoint.metric: {metric} comes from no evaluator; there are: {there}. Or set checkpoint.keep_best to 0.")
@@ -272,6 +274,8 @@ def _check(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
 
 def _check_plugins(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
     nested = _nested(tree)
+    optimizer = nested["optimizer"]
+    problems.extend(f"optimizer: {p}" for p in lookup.problems("optimizer", optimizer["name"], optimizer["kw"]))
 
     def walk(path: str, node: Any, kind: str) -> None:
         problems.extend(f"{path}: {p}" for p in lookup.problems(kind, node["name"], node["kw"]))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
 
 from decoder_lab.core.errors import UserError, nearest
 
@@ -18,7 +19,10 @@ def parse(text: str | int) -> tuple[float, str]:
     unit = unit if unit in UNITS else unit + "s"
     if unit not in UNITS:
         raise UserError(f'duration "{text}": unit "{match.group(2)}" is not known.{nearest(unit, UNITS)} Known: {", ".join(UNITS)}.')
-    return float(match.group(1)), unit
+    number = float(match.group(1))
+    if number == float("inf"):
+        raise UserError(f'duration "{text}": expected a finite number.')
+    return number, unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +32,14 @@ class Clockwork:
     total_steps: int
     batch_size: int  # examples an optimiser step
     sequence_length: int
-    examples_per_epoch: int
+    examples_per_epoch: Callable[[], int]  # asked only where epochs are used: it needs the training data
 
     def steps(self, duration: str | int) -> int:
         """Returns a duration in optimiser steps, rounded to the nearest; anything above zero lasts at least one step."""
         number, unit = parse(duration)
         scale = {
             "steps": 1.0,
-            "epochs": self.examples_per_epoch / self.batch_size,
+            "epochs": self.examples_per_epoch() / self.batch_size if unit == "epochs" else 0.0,
             "examples": 1.0 / self.batch_size,
             "tokens": 1.0 / (self.batch_size * self.sequence_length),
             "%": self.total_steps / 100.0,

@@ -2,11 +2,12 @@
 
 A config file says only what differs. A plug-in's own settings are the defaults of its own signature (see `core/lookup.py`).
 Durations are strings: "200 steps" (or just "200"), "5%" of the run, "2 epochs", "1e5 examples", "3e6 tokens"; "0" means never.
+On the command line a value is a Python literal where its type is no string; a list is a tuple,
+`--config.optimizer.no_decay="('a$', 'b$')"`, and text that is no literal is one item, commas and all:
+`--config.optimizer.no_decay='a{1,2}$'`.
 """
 
 from decoder_lab.core.lookup import Field
-
-DURATION = "duration"  # Field.doc starts with this word where the value is a duration
 
 
 def _plugin(kind: str, name: str, doc: str, **kw) -> Field:
@@ -49,12 +50,12 @@ FIELDS: dict[str, Field] = {
         plugins="evaluator",
         doc="Name -> evaluator: dict(name, every, kw). Its numbers are called <name>/<metric>.",
     ),
-    "checkpoint.every": Field(str, "10%", doc="duration between checkpoints."),
+    "checkpoint.every": Field(str, "10%", duration=True, doc="Time between checkpoints."),
     "checkpoint.keep": Field(int, 2, doc="Newest checkpoints that are kept."),
     "checkpoint.keep_best": Field(int, 1, doc="Best checkpoints that are kept beside them, by checkpoint.metric."),
     "checkpoint.metric": Field(str, "val/loss", doc="The number that decides which checkpoint is best."),
     "checkpoint.mode": Field(str, "min", choices=("min", "max"), doc="Whether a lower or a higher checkpoint.metric is better."),
-    "log.every": Field(str, "10", doc="duration between lines of training numbers."),
+    "log.every": Field(str, "10", duration=True, doc="Time between lines of training numbers."),
     "log.writers": Field(
         dict,
         dict(jsonl=dict(name="jsonl", kw={}), console=dict(name="console", kw={}), tensorboard=dict(name="tensorboard", kw={})),
@@ -68,8 +69,8 @@ FIELDS: dict[str, Field] = {
     "init_from.rename": Field(dict, {}, doc="Regex on its paths -> replacement, to reach the names of this run."),
 }
 
-DURATIONS = ("checkpoint.every", "log.every")
-POSITIVE = ("total_steps", "batch_size", "sequence_length", "accumulate", "lr", "checkpoint.keep")
+POSITIVE = ("total_steps", "total_epochs", "batch_size", "sequence_length", "accumulate", "lr", "checkpoint.keep")
 NOT_NEGATIVE = ("weight_decay", "clip_norm", "checkpoint.keep_best", "seed")
+EVALUATORS_TAKEN = ("train", "time")  # the numbers of training itself are called so
 # plug-in dicts may carry these keys beside name and kw
-EXTRA_KEYS = {"evaluators": {"every": Field(str, "10%", doc="duration between evaluations.")}}
+EXTRA_KEYS = {"evaluators": {"every": Field(str, "10%", duration=True, doc="Time between evaluations.")}}

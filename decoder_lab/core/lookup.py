@@ -29,11 +29,27 @@ KINDS = {
     "writer": ("core/writer", "Writer"),
     "optimizer": (None, "optimizer"),  # optax's functions, see _optax_files
 }
+# kind -> what the lab gives: the names that a plug-in's fields without a default may have
+GIVEN = {
+    "model": ("vocab_size", "max_length", "dtype"),
+    "task": ("tokenizer",),
+    "source": ("split",),
+    "tokenizer": (),
+    "packing": ("tokens", "length"),
+    "schedule": ("peak", "total_steps", "steps"),
+    "evaluator": ("context",),
+    "writer": ("directory", "resume_step"),
+}
 # arguments that the lab gives although optax has defaults for them
 GIVEN_TO_OPTIMIZERS = ("learning_rate", "weight_decay", "weight_decay_rate", "mask", "weight_decay_mask")
 
 
 UNREADABLE = object()  # a default that is an expression; such a field stays unset unless the user sets it
+
+
+Duration = (
+    str  # annotation of a field that is a duration: `warmup: Duration = "5%"` is checked before the run; also in tuple[Duration, ...]
+)
 
 
 class Plugin:
@@ -54,6 +70,7 @@ class Field:
     plugins: str | None = None  # the kind, if the value is a dict of plug-ins
     optional: bool = False
     item: type | None = None  # type of a tuple's items
+    duration: bool = False  # whether it is a duration, or a tuple of them
     doc: str = ""
 
 
@@ -108,32 +125,106 @@ def problems(kind: str, name: str, kw: dict) -> list[str]:
 @functools.cache
 def _read(kind: str, name: str) -> tuple[dict[str, Field], tuple[str, ...], dict, Any]:
     path, attribute = _location(kind, name)
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    except SyntaxError as error:
-        raise UserError(f"{kind} {name}: {path}:{error.lineno} does not parse: {error.msg}.") from error
+    tree = _parsed(path, f"{kind} {name}")
     node = next((n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == attribute), None)
     if node is None:
         raise UserError(f"{kind} {name}: {path} does not define `{attribute}`.")
-    reader = _class_fields if isinstance(node, ast.ClassDef) else _function_fields
-    user, lab = reader(node)
+    homes = [(path, tree)]
+    if isinstance(node, ast.ClassDef):
+        user, lab = {}, {}
+        for base_path, base_tree, base in [*_bases(node, tree, path), (path, tree, node)]:
+            more, given_by_lab = _class_fields(base)
+            lab |= {k: None for k in given_by_lab if k not in user}
+            user |= more
+            homes.insert(1, (base_path, base_tree))
+        lab = [k for k in lab if k not in user]
+    else:
+        user, lab = _function_fields(node)
     if kind == "optimizer":
         user = {k: v for k, v in user.items() if k not in GIVEN_TO_OPTIMIZERS}
-    table = next((n.value for n in tree.body if isinstance(n, ast.Assign) and _target(n) == "VARIANTS"), None)
-    check = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "problems"), None)
-    return user, tuple(lab), _literal(table) if table is not None else {}, _compile(check, path) if check else None
+        return user, tuple(lab), {}, _unsupported(name)
+    if strange := [k for k in lab if k not in GIVEN[kind]]:
+        given_names = ", ".join(GIVEN[kind]) or "nothing"
+        raise UserError(
+            f"{kind} {name}: {path} asks for {', '.join(strange)} without a default; a {kind} is given {given_names}. Give it a default."
+        )
+    tables = [_literal(n.value) for _, t in homes for n in t.body if isinstance(n, ast.Assign) and _target(n) == "VARIANTS"]
+    checks = [(n, p) for p, t in homes for n in t.body if isinstance(n, ast.FunctionDef) and n.name == "problems"]
+    return user, tuple(lab), tables[0] if tables else {}, _compile(*checks[0]) if checks else None
+
+
+def _parsed(path: pathlib.Path, what: str) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except SyntaxError as error:
+        raise UserError(f"{what}: {path}:{error.lineno} does not parse: {error.msg}.") from error
+
+
+def _unsupported(name: str) -> Any:
+    """Returns the check of an optimiser: those that the lab cannot run say why, read from the source of optim/optimizer.py."""
+    tree = ast.parse((PACKAGE / "optim" / "optimizer.py").read_text(encoding="utf-8"))
+    reasons = next((_literal(n.value) for n in tree.body if isinstance(n, ast.Assign) and _target(n) == "UNSUPPORTED"), {})
+    return (lambda kw: [f"{name} {reasons[name]}."]) if name in reasons else None
+
+
+def _bases(node: ast.ClassDef, tree: ast.Module, path: pathlib.Path) -> list[tuple[pathlib.Path, ast.Module, ast.ClassDef]]:
+    """Returns (file, its tree, class) of the direct base classes that can be found by name, without importing, last base first."""
+    found = []
+    for base in reversed(node.bases):
+        *parents, name = ast.unparse(base).split(".")
+        here = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name and n.lineno < node.lineno and not parents]
+        if here:
+            found.append((path, tree, here[-1]))
+            continue
+        for file, original in _origins(".".join(parents), name, tree, path):
+            other = _parsed(file, f"{path}, base class {original}")
+            found += [(file, other, n) for n in other.body if isinstance(n, ast.ClassDef) and n.name == original][:1]
+    return found
+
+
+def _origins(prefix: str, name: str, tree: ast.Module, path: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
+    """Returns (file, name there) that `prefix.name` (or the bare `name`) may come from by the imports of `tree`."""
+    found = []
+    for item in tree.body:
+        for alias in item.names if isinstance(item, ast.Import | ast.ImportFrom) else ():
+            called = alias.asname or alias.name
+            level = item.level if isinstance(item, ast.ImportFrom) else 0
+            folder = path.parents[level - 1] if level else None
+            if isinstance(item, ast.Import) and called == prefix:
+                found.append((_module_file(alias.name), name))
+            elif isinstance(item, ast.ImportFrom) and called == prefix:
+                found.append((_module_file(".".join(filter(None, [item.module, alias.name])), folder), name))
+            elif isinstance(item, ast.ImportFrom) and not prefix and called == name:
+                found.append((_module_file(item.module or "", folder), alias.name))
+    return [(file, original) for file, original in found if file is not None]
+
+
+def _module_file(name: str, folder: pathlib.Path | None = None) -> pathlib.Path | None:
+    """Returns the source of a module, of which not even the parent packages are imported; `folder` is where a relative name begins."""
+    first, *rest = name.split(".")
+    if folder is not None:
+        starts = [folder / first]
+    else:
+        spec = importlib.util.find_spec(first) if first else None
+        if spec is None:
+            return None
+        starts = [pathlib.Path(p) for p in spec.submodule_search_locations or ()]
+        starts = starts or ([pathlib.Path(spec.origin).with_suffix("")] if spec.has_location else [])
+    for start in starts:
+        place = start.joinpath(*rest)
+        for file in (place.with_name(place.name + ".py"), place / "__init__.py"):
+            if file.is_file():
+                return file
+    return None
 
 
 def _location(kind: str, name: str) -> tuple[pathlib.Path, str]:
     folder, attribute = KINDS[kind]
     if "." in name:
-        try:
-            spec = importlib.util.find_spec(name)
-        except ImportError as error:
-            raise UserError(f"{kind}: module {name} cannot be found: {error}. Run from the folder that holds it.") from error
-        if spec is None or spec.origin is None:
+        file = _module_file(name)
+        if file is None:
             raise UserError(f"{kind}: module {name} cannot be found. Run from the folder that holds it.")
-        return pathlib.Path(spec.origin), attribute
+        return file, attribute
     if name not in names(kind):
         raise UserError(unknown(kind, name, names(kind)))
     if folder is None:
@@ -208,7 +299,7 @@ def _literal(node: ast.expr) -> Any:
 
 
 def _field(annotation: ast.expr | None, default: Any) -> Field:
-    text = ast.unparse(annotation).replace("typing.", "") if annotation is not None else ""
+    text = ast.unparse(annotation).replace("typing.", "").replace("lookup.", "") if annotation is not None else ""
     optional = text.endswith("| None") or text.startswith("None |")
     text = text.removesuffix("| None").removeprefix("None |").strip()
     if text.startswith("Literal["):
@@ -217,9 +308,12 @@ def _field(annotation: ast.expr | None, default: Any) -> Field:
         return Field(dict, default, plugin=ast.literal_eval(text[7:-1]), optional=optional)
     if text.startswith("dict[str, Plugin["):
         return Field(dict, default, plugins=ast.literal_eval(text[17:-2]), optional=optional)
-    simple = {"int": int, "float": float, "str": str, "bool": bool, "dict": dict, "tuple": tuple}
+    simple = {"int": int, "float": float, "str": str, "bool": bool, "dict": dict, "tuple": tuple, "Duration": str}
     if text.startswith("tuple["):
-        return Field(tuple, default, optional=optional, item=simple.get(text[6:-1].split(",")[0].strip()))
+        item = text[6:-1].split(",")[0].strip()
+        return Field(tuple, default, optional=optional, item=simple.get(item), duration=item == "Duration")
+    if text == "Duration":
+        return Field(str, default, optional=optional, duration=True)
     base = simple.get(text.split("[")[0])
     if base is None and isinstance(default, bool | int | float | str | tuple):
         base = type(default)

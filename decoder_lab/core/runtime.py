@@ -32,12 +32,7 @@ GIT_SECONDS = 5
 
 
 def begin(workdir: pathlib.Path, config_json: str, digest: str, argv: Iterable[str]) -> dict[str, Any]:
-    """Prepares the process for a run and writes it down: config.json, and a line more in history.jsonl, which it returns.
-
-    Call it before JAX computes anything. A workdir's history has a line for each time that a process began or went on with the run.
-    """
-    quiet_logs()
-    compilation_cache()
+    """Writes down that a run begins or goes on: config.json, and a line more in history.jsonl, which it returns."""
     workdir.mkdir(parents=True, exist_ok=True)
     temporary = workdir / ".config.json.writing"
     temporary.write_text(config_json, encoding="utf-8")
@@ -56,6 +51,19 @@ def begin(workdir: pathlib.Path, config_json: str, digest: str, argv: Iterable[s
     return entry
 
 
+def prepare(dtype: str) -> None:
+    """Prepares the process before JAX computes anything: quiet logs, compilation cache, and float32 products that are float32.
+
+    GPUs and TPUs would otherwise round the factors of float32 products to 10 or 7 bits of mantissa.
+    """
+    quiet_logs()
+    compilation_cache()
+    import jax
+
+    if dtype == "float32" and jax.default_backend() != "cpu":
+        jax.config.update("jax_default_matmul_precision", "highest")
+
+
 def prefer_huge_pages() -> None:
     """Starts this process again, once, with glibc's malloc asking for huge pages; call it first of all, from a program's entry point.
 
@@ -72,7 +80,7 @@ def prefer_huge_pages() -> None:
 
 def cache_directory() -> pathlib.Path:
     """Returns where things that can be made again are kept: $DECODER_LAB_CACHE, or ~/.cache/decoder_lab."""
-    return pathlib.Path(os.environ.get(CACHE_VARIABLE) or pathlib.Path.home() / ".cache" / "decoder_lab")
+    return pathlib.Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/decoder_lab").expanduser()
 
 
 def compilation_cache() -> pathlib.Path:
@@ -161,8 +169,11 @@ class RunLock:
         self._file: int | None = None
 
     def __enter__(self) -> "RunLock":
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(f"--workdir: {self._path.parent} cannot be made or written to: {error.strerror}.") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
+from decoder_lab.core import runtime
 from decoder_lab.core.errors import UserError
 
 FORMAT_VERSION = 1  # raise when the meaning of cached files changes
@@ -32,11 +33,6 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 def silent(line: str) -> None:
     """Default of every `progress` argument: says nothing."""
-
-
-def directory() -> pathlib.Path:
-    """Returns the cache directory; it may not exist yet."""
-    return pathlib.Path(os.environ.get("DECODER_LAB_CACHE") or "~/.cache/decoder_lab").expanduser()
 
 
 def key(kind: str, fingerprints: Mapping[str, object]) -> str:
@@ -60,7 +56,7 @@ def entry(
       progress: takes one line for the user.
     Errors: UserError where the cache cannot be written or the disk is full; whatever `write` raises.
     """
-    final = directory() / key(kind, fingerprints)
+    final = runtime.cache_directory() / key(kind, fingerprints)
     with _cache_errors(final.parent):
         facts, _ = _read(final)
         if facts is not None:  # no lock is needed to read, so that a complete cache may be read-only

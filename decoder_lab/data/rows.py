@@ -42,6 +42,7 @@ class PackedRows(_Counted):
         self.num_bytes = tokens.num_bytes
         self.num_tokens = tokens.num_tokens
         self.num_documents = tokens.num_documents
+        self.key = tokens.key  # changes with the text and with how it was tokenised
 
     def rows(self, epoch: int | None, seed: int) -> int:
         return self.packing.rows(epoch, seed)
@@ -63,6 +64,7 @@ class MixedRows(_Counted):
         self.num_bytes = sum(p.num_bytes for p in self.parts)
         self.num_tokens = sum(p.num_tokens for p in self.parts)
         self.num_documents = sum(p.num_documents for p in self.parts)
+        self.key = " ".join(p.key for p in self.parts)
         self._part_Z, self._ordinal_Z, self._count_P = _pattern([weights[name] for name in parts])
 
     def rows(self, epoch: int | None, seed: int) -> int:

@@ -29,6 +29,7 @@ class State(NamedTuple):
 
 
 def begin(rows: Rows, size: int, num_columns: int) -> State:
+    """Returns the state in which each prompt, in `size` adjacent rows, is one live prefix and no text has ended."""
     num_prompts = rows.page_RW.shape[0] // size
 
     def nothing_BK():  # an array each: a buffer can be donated once only

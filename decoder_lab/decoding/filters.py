@@ -29,20 +29,28 @@ def _mark(tokens_BT, where_BT, vocab_size: int):
     return jnp.zeros((tokens_BT.shape[0], vocab_size), bool).at[rows_B1, tokens_BT].max(where_BT)
 
 
-def repetition_penalty(logits_BV, history: History, penalty: float):
-    """Makes every token that the row holds less probable (CTRL, arXiv:1909.05858); the prompt counts, padding does not."""
-    seen_BV = _mark(history.tokens_BT, history.valid_BT(), logits_BV.shape[1])
+def _without(eos_id: int | None, history: History):
+    """Returns bool [B,T]: which columns hold a token of the text other than eos."""
+    return history.valid_BT() if eos_id is None else history.valid_BT() & (history.tokens_BT != eos_id)
+
+
+def repetition_penalty(logits_BV, history: History, penalty: float, eos_id: int | None = None):
+    """Makes every token that the row holds less probable (CTRL, arXiv:1909.05858); the prompt counts, padding and eos do not.
+
+    An eos in a row is where its text begins, and no reason not to end it.
+    """
+    seen_BV = _mark(history.tokens_BT, _without(eos_id, history), logits_BV.shape[1])
     return jnp.where(seen_BV, jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty), logits_BV)
 
 
-def no_repeat_ngram(logits_BV, history: History, length: int):
-    """Forbids each token that would complete a run of `length` tokens that the row already holds.
+def no_repeat_ngram(logits_BV, history: History, length: int, eos_id: int | None = None):
+    """Forbids each token but eos that would complete a run of `length` tokens that the row already holds.
 
     A row in which that would forbid every token is left as it is: something has to be chosen.
     """
     tokens_BT = history.tokens_BT
     columns_T = jnp.arange(tokens_BT.shape[1])
-    match_BT = history.valid_BT() & (columns_T[None, :] >= history.first_B[:, None] + (length - 1))
+    match_BT = _without(eos_id, history) & (columns_T[None, :] >= history.first_B[:, None] + (length - 1))
     for back in range(1, length):
         newest_B1 = jax.lax.dynamic_slice_in_dim(tokens_BT, history.end - back, 1, axis=1)
         match_BT &= jnp.roll(tokens_BT, back, axis=1) == newest_B1
@@ -86,12 +94,12 @@ def min_p(logits_BV, history: History, p: float):
     return jnp.where(logits_BV < jnp.max(logits_BV, axis=1, keepdims=True) + jnp.log(p), -jnp.inf, logits_BV)
 
 
-def apply(settings: Sampling, logits_BV, history: History):
-    """Applies all filters of `settings` that are on, temperature included, in the order of its fields."""
+def apply(settings: Sampling, logits_BV, history: History, eos_id: int | None = None):
+    """Applies all filters of `settings` that are on, temperature included, in the order of its fields; repetition never concerns eos."""
     if settings.repetition_penalty != 1:
-        logits_BV = repetition_penalty(logits_BV, history, settings.repetition_penalty)
+        logits_BV = repetition_penalty(logits_BV, history, settings.repetition_penalty, eos_id)
     if settings.no_repeat_ngram:
-        logits_BV = no_repeat_ngram(logits_BV, history, settings.no_repeat_ngram)
+        logits_BV = no_repeat_ngram(logits_BV, history, settings.no_repeat_ngram, eos_id)
     if settings.temperature == 0:
         return logits_BV
     logits_BV = logits_BV / settings.temperature

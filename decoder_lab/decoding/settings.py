@@ -8,9 +8,9 @@ class Sampling:
     """How the next token is chosen from the logits. The fields apply in the order in which they stand; `temperature` 0 is greedy.
 
     Attributes:
-      repetition_penalty: the logit of every token that the row already holds, its prompt included and its padding not, is divided (if
+      repetition_penalty: the logit of every token that the row already holds, its prompt included, padding and eos not, is divided (if
         positive) or multiplied (if negative) by this (CTRL, arXiv:1909.05858, section 4.1). 1 is off.
-      no_repeat_ngram: no run of this many tokens occurs twice in a row, its prompt included. 0 is off.
+      no_repeat_ngram: no run of this many tokens occurs twice in a row, its prompt included; eos is free. 0 is off.
       temperature: the logits are divided by this; 0 takes the most probable token and leaves the fields below without effect.
       top_k: only the k most probable tokens remain. 0 is off.
       top_p: only the fewest most probable tokens whose probabilities sum to at least this remain (nucleus, arXiv:1904.09751). 1 is off.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ class Evaluator:
     """
 
     context: Any
-    split: str = "validation"
+    split: Literal["train", "validation", "test"] = "validation"
     limit: int | None = None
     batch_size: int | None = None
 
@@ -51,6 +51,11 @@ class Evaluator:
         _add(totals, pending)
         means = {name: float(total / weight) if weight else 0.0 for name, (total, weight) in totals.items()}
         return context.task.summary(means, rows)
+
+
+def problems(kw) -> list[str]:
+    """Rows are counted from 1."""
+    return [f"{name}: got {kw[name]}, expected 1 or more." for name in ("limit", "batch_size") if kw[name] is not None and kw[name] < 1]
 
 
 def _add(totals: dict[str, np.ndarray], sums: dict | None) -> None:

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from decoder_lab.core.errors import UserError
 from decoder_lab.layers.attention import Attention, Context
 from decoder_lab.layers.dropout import Dropout
 from decoder_lab.layers.embedding import Embedding
@@ -281,7 +282,7 @@ class Model(nn.Module):
     def init_cache(self, batch_size: int, max_length: int) -> dict:
         """Returns an empty cache for `max_length` entries a row; needs no parameters."""
         if self.position == "learned" and max_length > self.max_length:
-            raise ValueError(f"a cache of {max_length} exceeds the {self.max_length} learned positions")
+            raise UserError(f"a context of {max_length} tokens exceeds the {self.max_length} learned positions of this model.")
         heads = self.num_kv_heads or self.num_heads
 
         def layer(*layers: int) -> dict:

@@ -53,8 +53,8 @@ def make(
       params: the parameters or their shapes; patterns are checked against their paths.
     Errors: UserError for a pattern that matches nothing and for what an optimiser cannot do.
     """
-    schedule, chosen = config.schedule, config.optimizer
-    lr_fn = lookup.find("schedule", schedule.name)(peak=config.lr, total_steps=total_steps, steps=steps, **_plain(schedule.kw))
+    chosen = config.optimizer
+    lr_fn = make_schedule(config, total_steps, steps)
     no_decay, multipliers = tuple(chosen.no_decay), _plain(chosen.lr_multipliers)
     tree.check_patterns(params, [p for p in no_decay if p not in OFTEN_ABSENT], "optimizer.no_decay")
     tree.check_patterns(params, multipliers, "optimizer.lr_multipliers")
@@ -65,6 +65,12 @@ def make(
     if config.clip_norm:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
     return optax.chain(*parts), lr_fn
+
+
+def make_schedule(config: Any, total_steps: int, steps: Callable[[str], int]) -> Callable[[Any], jax.Array]:
+    """Returns the config's learning rate as a function of the optimiser step; arguments as of `make`."""
+    schedule = config.schedule
+    return lookup.find("schedule", schedule.name)(peak=config.lr, total_steps=total_steps, steps=steps, **_plain(schedule.kw))
 
 
 def evaluation_params(opt_state: Any, params: Any) -> Any:

@@ -40,7 +40,7 @@ def suggest(lrs: Sequence[float], losses: Sequence[float]) -> float:
     end = int(bad[0]) if bad.size else len(losses)
     if end < 10:
         raise UserError(f"range test: got {end} steps with a finite loss, expected 10 or more; sweep from a lower rate or over more steps.")
-    if not (np.all(lrs > 0) and np.all(np.diff(lrs) > 0)):
+    if not (np.all(lrs[:end] > 0) and np.all(np.diff(lrs[:end]) > 0)):  # after a skipped update the rate repeats
         raise UserError("range test: the learning rates must be above zero and rise from step to step; schedule range_test gives such.")
     curve = smooth(losses[:end])
     lowest = int(np.argmin(curve))

@@ -49,10 +49,10 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, replicated(mesh))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+def check_batch_size(batch_size: int, mesh: Mesh, what: str = "batch_size") -> None:
     """Errors: UserError that names the nearest sizes that can be split evenly, if this one cannot."""
     devices = mesh.shape[DATA]
     if batch_size < 1 or batch_size % devices:
         below, above = batch_size // devices * devices, (max(batch_size, 0) // devices + 1) * devices
         near = " or ".join(str(size) for size in (below, above) if size > 0)
-        raise UserError(f"batch_size {batch_size} cannot be split over {devices} devices: take {near}.")
+        raise UserError(f"{what} {batch_size} cannot be split over {devices} devices: take {near}.")

@@ -29,9 +29,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--metric", default="val/loss")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("compare.png"))
     flags = parser.parse_args(argv)
-    runs = {run.name: run / "metrics.jsonl" for run in flags.runs}
+    names = [run.name for run in flags.runs]
+    runs = {run.name if names.count(run.name) == 1 else str(run): run / "metrics.jsonl" for run in flags.runs}
+    picture = plots.compare(runs, flags.output, key=flags.metric)
     print("\n".join(table(runs, flags.metric)))
-    print(f"picture: {plots.compare(runs, flags.output, key=flags.metric)}")
+    print(f"picture: {picture}")
 
 
 if __name__ == "__main__":

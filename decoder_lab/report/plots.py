@@ -4,7 +4,6 @@ Runs are read from `metrics.jsonl`: one JSON object a line, with "step" and any 
 Losses are in nats per token. Colours are Okabe and Ito's, told apart by every kind of colour vision, and line styles differ too.
 """
 
-import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from decoder_lab.core.errors import UserError
+from decoder_lab.core.writer import jsonl
 from decoder_lab.optim import range_test as sweeps
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, BLACK = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"
@@ -96,15 +96,7 @@ def read_metrics(path: pathlib.Path | str) -> list[dict[str, Any]]:
     path = pathlib.Path(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; a run writes metrics.jsonl into its workdir.")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            if number < len(lines):
-                raise UserError(f"{path}:{number}: expected one JSON object a line: {error}") from error
-    return rows
+    return list(jsonl.read(path))
 
 
 def series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:

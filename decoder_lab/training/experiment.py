@@ -53,9 +53,12 @@ class Experiment:
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
-        mesh = meshes.make_mesh()
-        meshes.check_batch_size(self.config.batch_size, mesh)
-        return mesh
+        return meshes.make_mesh()
+
+    def check_batch_size(self) -> None:
+        """Errors: UserError if the devices cannot share a batch, or a micro-batch, evenly."""
+        meshes.check_batch_size(self.config.batch_size, self.mesh)
+        meshes.check_batch_size(self.config.batch_size // self.config.accumulate, self.mesh, "micro-batch (batch_size / accumulate) of")
 
     def rows(self, split: str) -> Any:
         """Fixed-length rows of one split of the data."""
@@ -76,11 +79,15 @@ class Experiment:
     def clockwork(self) -> durations.Clockwork:
         """Turns durations of the config into steps."""
         config = self.config
-        examples = self.feed.examples_per_epoch
         total = config.total_steps
         if config.total_epochs is not None:
-            total = max(1, round(config.total_epochs * examples / config.batch_size))
-        return durations.Clockwork(total, config.batch_size, config.sequence_length, examples)
+            total = max(1, round(config.total_epochs * self.feed.examples_per_epoch / config.batch_size))
+        return durations.Clockwork(total, config.batch_size, config.sequence_length, lambda: self.feed.examples_per_epoch)
+
+    @functools.cached_property
+    def schedule(self) -> Callable:
+        """Optimiser step -> learning rate; needs neither model nor data, but where durations are in epochs."""
+        return optim.make_schedule(self.config, self.clockwork.total_steps, self.clockwork.steps)
 
     @functools.cached_property
     def _optimizer(self) -> tuple:
@@ -142,7 +149,7 @@ class Experiment:
         seen: list[dict] = []
 
         def watched(state: steps.TrainState, batch: dict) -> tuple[steps.TrainState, dict]:
-            shapes = {name: (x.shape, str(x.dtype)) for name, x in batch.items()}
+            shapes = {name: f"{x.dtype}{list(x.shape)}" for name, x in batch.items()}
             if shapes not in seen:
                 if seen:
                     self.report(f"the step is compiled again: a batch of new shapes came, {shapes}; before: {seen[-1]}")

@@ -29,7 +29,8 @@ def write_down(experiment: Any, workdir: pathlib.Path, step: int, state: steps.T
     folder.mkdir(parents=True, exist_ok=True)
     index = step - 1  # the step that led from `index` to `step`
     np.savez(folder / "batch.npz", **experiment.feed.batch(index))
-    before = state.replace(step=jnp.asarray(index, jnp.int32), skipped=jnp.zeros((), jnp.int32))
+    since = state.step - index  # steps since then, none of them applied
+    before = state.replace(step=jnp.asarray(index, jnp.int32), skipped=state.skipped - since, halted=jnp.zeros((), bool))
     shutil.rmtree(folder / STATE, ignore_errors=True)
     Saver(folder / STATE).save(index, before, meta={}, wait=True)
     key = jax.random.key_data(jax.random.fold_in(state.key, index))

@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ class Numbers:
         self._pending: tuple[int, dict] | None = None
         self._results: dict[int, dict[str, float]] = {}
         self._improved: int | None = None
+        self._first = True
         self._latest: dict[str, float] = {}
 
     def push(self, step: int, metrics: dict, state: Any) -> None:
@@ -41,11 +43,16 @@ class Numbers:
             return
         (step, metrics), self._pending = self._pending, None
         values = {name: _mean(pair) for name, pair in jax.device_get(metrics).items()}
+        if self._first:
+            self._first = False
+            self.experiment.report(
+                f"first step done after {time.process_time():.1f} CPU-seconds of this process, imports and compilation included"
+            )
         self.clock.step()
         if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
             self._not_finite(step, values, state)
         if metrics["loss"][1] == 0:
-            self.experiment.report(f"warning: step {step} had nothing to predict (all weights 0); its loss is 0 by definition")
+            self.experiment.report(f"warning: step {step} had nothing to predict (all weights 0): loss 0 by definition, no update")
         if due(step, self.log_every, self.total):
             self.writers.scalars(step, {f"train/{k}": v for k, v in values.items()} | self.clock.scalars())
         self._latest |= {"loss": values["loss"], "lr": values["lr"]}
@@ -104,12 +111,16 @@ class Numbers:
     def meta(self, step: int) -> dict:
         """What a checkpoint remembers beside the state. The data position is the step: the batch is a function of (seed, step)."""
         config = self.experiment.config
-        about = {"data_position": step, "best": self.best, "config": json.loads(config_lib.to_json(config))}
+        about = {
+            "data_position": step,
+            "data": self.experiment.rows("train").key,
+            "best": self.best,
+            "config": json.loads(config_lib.to_json(config)),
+        }
         return {**about, "config_hash": config_lib.digest(config), "versions": runtime.versions()}
 
     def finish(self, step: int, stopped: str | None) -> int:
         """Says how the run ended and how to go on; returns the exit code."""
-        self.close()
         if stopped and step < self.total:
             self.experiment.report(f"stopped by {stopped} after step {step} of {self.total}; saved. The same command goes on from here.")
             return runtime.EXIT_RESUMABLE

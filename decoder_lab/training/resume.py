@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from decoder_lab.checkpoint import partial
 from decoder_lab.checkpoint.saver import Saver
+from decoder_lab.core import tree
 from decoder_lab.core.errors import UserError
 from decoder_lab.parallel import mesh as meshes
 
@@ -33,6 +34,10 @@ def start_state(experiment: Any, saver: Saver) -> tuple[Any, int, dict]:
     if saver.steps():
         state, meta, step = saver.restore(template(experiment))
         experiment.report(f"going on from the checkpoint of step {step}")
+        if meta.get("data") != experiment.rows("train").key:
+            experiment.report(
+                "warning: the training data is not what the checkpoint was trained on (text, file times or tokenisation changed)"
+            )
         return state, step, meta
     state = experiment.init_state()
     source = experiment.config.init_from
@@ -43,7 +48,8 @@ def start_state(experiment: Any, saver: Saver) -> tuple[Any, int, dict]:
         params, report = partial.init_from(state.params, taken, rules)
         experiment.report(str(report))
         state = state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))
-        state = state.replace(opt_state=jax.jit(experiment.optimizer.init)(params))
+        init = jax.jit(experiment.optimizer.init, out_shardings=meshes.replicated(experiment.mesh))  # laid out as the step gives it back
+        state = state.replace(opt_state=init(params))
     return state, 0, {}
 
 
@@ -59,7 +65,13 @@ def inference_params(experiment: Any, checkpoint: str) -> tuple[Any, int]:
         state, _, step = saver.restore(template(experiment), which(checkpoint))
         return experiment.evaluation_params(state), step
     found, _, step = saver.restore_params(which(checkpoint))
-    return found.get("ema") or found["params"], step
+    params = found.get("ema") or found["params"]
+    if lines := tree.diff(experiment.parameter_shapes, params):
+        listing = "\n".join(f"  {line}" for line in lines)
+        raise UserError(
+            f"checkpoint {step} of {experiment.workdir} does not fit this config (expected: this config; got: the run):\n{listing}"
+        )
+    return params, step
 
 
 def which(checkpoint: str) -> str | int:

@@ -19,7 +19,8 @@ class TrainState:
       opt_state: optax state.
       ema: moving average of the parameters, or None.
       key: typed PRNG key of the run; the key of step s is `fold_in(key, s)`.
-      skipped: int32 scalar, updates that were not applied because loss or gradient was not finite.
+      skipped: int32 scalar, updates that were not applied: loss or gradient was not finite, or there was nothing to predict.
+      halted: bool scalar, a non-finite step came under on_nonfinite="stop"; nothing is applied any more.
     """
 
     step: jax.Array
@@ -28,13 +29,14 @@ class TrainState:
     ema: Any
     key: jax.Array
     skipped: jax.Array
+    halted: jax.Array
 
 
 def init_state(params: Any, optimizer: optax.GradientTransformation, seed: int, use_ema: bool) -> TrainState:
     """Returns the state before the first step. The EMA starts as a copy of the parameters."""
     zero = jnp.zeros((), jnp.int32)
     ema = jax.tree.map(jnp.copy, params) if use_ema else None
-    return TrainState(zero, params, optimizer.init(params), ema, jax.random.fold_in(jax.random.key(seed), 1), zero)
+    return TrainState(zero, params, optimizer.init(params), ema, jax.random.fold_in(jax.random.key(seed), 1), zero, jnp.zeros((), bool))
 
 
 def sum_gradients(metrics_fn: Callable, params: Any, batch: dict, key: jax.Array, accumulate: int) -> tuple[Any, dict]:
@@ -88,11 +90,12 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         average = None if state.ema is None else jax.tree.map(lambda e, p: ema * e + (1 - ema) * p, state.ema, params)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss_sum)
-        apply = finite & (state.skipped == 0) if on_nonfinite == "stop" else finite
+        apply = finite & (weight > 0) & ~state.halted
+        halted = state.halted | ~finite if on_nonfinite == "stop" else state.halted
         new, old = (params, opt_state, average), (state.params, state.opt_state, state.ema)
         params, opt_state, average = jax.tree.map(lambda n, o: jnp.where(apply, n, o), new, old)
         metrics = {**metrics, "grad_norm": (norm, 1.0), "lr": (lr_fn(state.step - state.skipped), 1.0)}
         skipped = state.skipped + jnp.where(apply, 0, 1).astype(jnp.int32)
-        return TrainState(state.step + 1, params, opt_state, average, state.key, skipped), metrics
+        return TrainState(state.step + 1, params, opt_state, average, state.key, skipped, halted), metrics
 
     return train_step

@@ -2,8 +2,8 @@
 
   python -m decoder_lab.main --config=experiments/pretrain/gpt2.py:size=gpt2,files=data/corpus/*.txt --workdir=runs/gpt2
 
-`files` is a glob of text files (default: the interpreter's own library, so that the command runs anywhere); `tokenizer` is a `tokenizer.json` such as
-GPT-2's own (default: SentencePiece with a vocabulary of 32,000, trained on the text).
+`files` is a glob of text files (default: the interpreter's own library, so that the command runs anywhere); `tokenizer` is a
+`tokenizer.json` such as GPT-2's own (default: SentencePiece with a vocabulary of 32,000, trained on the text).
 
 | size | parameters (vocabulary 50257, length 1024) | hardware | expected (nanoGPT, OpenWebText, nats a token) | measured here |
 |---|---|---|---|---|
@@ -19,7 +19,7 @@ from decoder_lab.core.config import parse_argument
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, size="gpt2", files="", tokenizer="", smoke=False)
+    arg = parse_argument(arg, size=("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"), files="", tokenizer="", smoke=False)
     config = ConfigDict()
     config.total_steps = 600_000
     config.batch_size = 480
@@ -40,6 +40,7 @@ def get_config(arg=""):
     )
     config.checkpoint = dict(every="1000 steps")
     if arg.smoke:
+        config.schedule["kw"].update(warmup="1 steps")
         config.total_steps, config.batch_size, config.sequence_length, config.accumulate = 2, 16, 32, 2
         config.model["kw"].update(num_layers=1, num_heads=2, width=16)
         config.data["tokenizer"] = dict(name="byte", kw={})

@@ -2,12 +2,13 @@
 
   python -m decoder_lab.main --config=experiments/pretrain/stdlib.py --workdir=runs/stdlib
 
-This is what `scripts/quickstart` runs. Nothing is downloaded: the text is read from the running interpreter's library (about 11 MB), split by file.
+This is what `scripts/quickstart` runs. Nothing is downloaded: the text is read from the running interpreter's library (about 11 MB), split
+by file.
 
 | size | parameters | hardware | time | expected | measured |
 |---|---|---|---|---|---|
-| quick | PARAMS | 2 CPU cores | MINUTES | at most 2.2 held-out bits per byte | MEASURED |
-| small | PARAMS_SMALL | one GPU, or CPU hours | - | below quick | not measured |
+| quick | 865,152 | 2 CPU cores | 2 to 3 min | at most 2.2 held-out bits per byte | 1.73 (zlib: 2.04 file by file, lzma: 1.91) |
+| small | 26.4 million | one GPU, or CPU hours | - | below quick | not measured |
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +17,7 @@ from decoder_lab.core.config import parse_argument
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, size="quick", smoke=False)
+    arg = parse_argument(arg, size=("quick", "small"), smoke=False)
     config = ConfigDict()
     config.data = dict(
         source=dict(name="python_stdlib", kw={}),

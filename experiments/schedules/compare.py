@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 from decoder_lab.core.config import parse_argument
 
 SCHEDULES = {
+    "cosine": dict(name="cosine", kw=dict(warmup="5%")),
     "constant": dict(name="constant", kw=dict(warmup="5%")),
     "linear": dict(name="linear", kw=dict(warmup="5%")),
     "polynomial": dict(name="polynomial", kw=dict(warmup="5%", power=2.0)),
     "polynomial_half": dict(name="polynomial", kw=dict(warmup="5%", power=0.5)),
-    "cosine": dict(name="cosine", kw=dict(warmup="5%")),
     "inverse_sqrt": dict(name="inverse_sqrt", kw=dict(warmup="5%")),
     "warmup_stable_decay": dict(name="warmup_stable_decay", kw=dict(warmup="5%", decay="20%")),
     "one_cycle": dict(name="one_cycle", kw={}),
@@ -26,9 +26,7 @@ SCHEDULES = {
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, schedule="cosine", smoke=False)
-    if arg.schedule not in SCHEDULES:
-        raise ValueError(f"schedule={arg.schedule} is not one of {', '.join(SCHEDULES)}")
+    arg = parse_argument(arg, schedule=tuple(SCHEDULES), smoke=False)
     config = ConfigDict()
     config.total_steps = 600
     config.batch_size = 16

@@ -2,7 +2,8 @@
 
   python -m decoder_lab.main --config=experiments/schedules/range_test.py --workdir=runs/range_test
 
-Hardware: 2 CPU cores. Time: MINUTES. The suggestion is printed at the end and drawn in runs/range_test/range_test.png.
+Hardware: 2 CPU cores. Time: MINUTES. Measured: SUGGESTED_LR. The suggestion is printed at the end and drawn in
+runs/range_test/range_test.png.
 """
 
 from ml_collections import ConfigDict

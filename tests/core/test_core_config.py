@@ -31,7 +31,7 @@ def test_defaults_are_complete_and_locked():
         ("model.kw.num_kv_heads=2", "model.kw.num_kv_heads", 2),
         ("model.kw.num_kv_heads=None", "model.kw.num_kv_heads", None),
         ("optimizer.no_decay=('a','b')", "optimizer.no_decay", ("a", "b")),
-        ("optimizer.no_decay=a,b", "optimizer.no_decay", ("a", "b")),
+        ("optimizer.no_decay=a,b", "optimizer.no_decay", ("a,b",)),
         ("optimizer.no_decay=()", "optimizer.no_decay", ()),
         ("optimizer.kw.b2=0.95", "optimizer.kw.b2", 0.95),
         ("optimizer.kw.nesterov=true", "optimizer.kw.nesterov", True),
@@ -82,10 +82,52 @@ def test_values_are_checked():
         ("optimizer.no_decay=('(',)", "regular expression"),
         ("ema=1.0", "decay in [0, 1)"),
         ("model=3", "group of settings"),
+        ("total_epochs=-1", "more than 0"),
+        ("lr=1e999", "finite"),
+        ("model.kw.dropout=nan", "expected float"),
+        ("schedule.kw.warmup=abc", "schedule.kw.warmup: duration"),
+        ("evaluators.val.kw.split=validaton", 'Did you mean "validation"?'),
+        ("evaluators.val.kw.limit=0", "1 or more"),
+        ("optimizer.name=lbfgs", "line search"),
+        ("optimizer.lr_multipliers.bias=big", "expected a number"),
         ("checkpoint.metric=vall/loss", "comes from no evaluator"),
     ]:
         with pytest.raises(UserError, match=part.replace("[", r"\[").replace("?", r"\?").replace(")", r"\)")):
             resolve(None, override)
+
+
+MIXTURE = dict(source=dict(name="mixture", kw=dict(parts=dict(a=dict(name="python_stdlib")), weights=dict(a=1))))
+
+
+@pytest.mark.parametrize(
+    "delta, part",
+    [
+        (dict(evaluators=dict(train=dict(name="mean"))), "name is taken"),
+        (dict(evaluators=dict(val=dict(name="mean", every=None))), r"evaluators.val.every: got None, expected a duration"),
+        (dict(model=dict(name="decoder_only", kw=3)), r"model.kw: got 3, expected dict"),
+        (dict(data=dict(source=dict(name="mixture", kw=dict(parts=3)))), "parts: got 3"),
+        (dict(schedule=dict(name="step", kw=dict(drops=("50%", "75 %%")))), "schedule.kw.drops: duration"),
+        (dict(schedule=dict(name="inverse_sqrt", kw=dict(timescale="long"))), "timescale: duration"),
+        (dict(schedule=dict(name="constant", kw=dict(warmup=True))), "warmup: got True, expected a duration"),
+    ],
+)
+def test_a_file_cannot_crash_the_check(delta, part):
+    with pytest.raises(UserError, match=part):
+        resolve(delta)
+
+
+def test_durations_in_plugins_may_be_numbers_of_steps():
+    config = resolve(dict(schedule=dict(name="step", kw=dict(warmup=10, drops=(50, "75%")))))
+    assert (config.schedule.kw.warmup, config.schedule.kw.drops) == ("10", ("50", "75%"))
+
+
+def test_a_nested_plugin_can_be_swapped(tmp_path):
+    config = resolve(dict(data=MIXTURE), "data.source.kw.parts.a.name=text", "data.source.kw.parts.a.kw.path=a.txt")
+    assert config.data.source.kw.parts.a.name == "text" and config.data.source.kw.parts.a.kw.path == "a.txt"
+    with pytest.raises(UserError, match="1 problem(.|\n)*no data"):
+        resolve(dict(data=MIXTURE), "data.source.kw.parts.a.name=text")
+    with pytest.raises(UserError, match='1 problem(.|\n)*Did you mean "text"'):
+        resolve(dict(data=MIXTURE), "data.source.kw.parts.a.name=txt")
 
 
 def test_a_plugin_can_be_swapped_from_the_command_line():
@@ -131,6 +173,8 @@ def test_a_file_with_an_argument(tmp_path):
     assert (config.total_steps, config.batch_size, config.seed) == (9, 2, 3)
     with pytest.raises(UserError, match='Did you mean "steps"'):
         config_lib.load(f"{path}:step=9")
+    with pytest.raises(UserError, match="steps: got 'nine', expected int"):
+        config_lib.load(f"{path}:steps=nine")
     with pytest.raises(UserError, match="there is no file"):
         config_lib.load(str(tmp_path / "d.py"))
     path.write_text("def get_config():\n  return undefined_name\n")
@@ -159,6 +203,51 @@ def test_a_plugin_may_live_anywhere(tmp_path, monkeypatch):
     assert lookup.find("schedule", "lab.mine")(peak=2.0, total_steps=1, steps=int)(0) == 4.0
     with pytest.raises(UserError, match="cannot be found"):
         resolve({"schedule": {"name": "lab.yours", "kw": {}}})
+
+
+def test_an_argument_may_be_a_choice():
+    assert config_lib.parse_argument("", size=("cpu", "gpu")).size == "cpu"
+    assert config_lib.parse_argument("size=gpu", size=("cpu", "gpu")).size == "gpu"
+    with pytest.raises(UserError, match='"gpv" is not known. Did you mean "gpu"'):
+        config_lib.parse_argument("size=gpv", size=("cpu", "gpu"))
+
+
+@pytest.mark.parametrize(
+    "opening, base",
+    [
+        ("from decoder_lab.tasks import language_modeling", "language_modeling.Task"),
+        ("from decoder_lab.tasks.language_modeling import Task as Base", "Base"),
+        ("from decoder_lab.tasks.language_modeling import Task", "Task"),
+        ("import decoder_lab.tasks.language_modeling", "decoder_lab.tasks.language_modeling.Task"),
+        ("import decoder_lab.tasks.language_modeling as lm", "lm.Task"),
+    ],
+)
+def test_a_plugin_has_the_fields_of_its_base_class(tmp_path, monkeypatch, opening, base):
+    folder = f"heirs_{abs(hash(opening + base))}"
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "weighted.py").write_text(f"{opening}\nclass Task({base}):\n  late: float = 2.0\n  text_field: str = 'body'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    fields = lookup.fields("task", f"{folder}.weighted")
+    assert list(fields) == [*lookup.fields("task", "language_modeling"), "late"]
+    assert fields["text_field"].default == "body" and lookup.given("task", f"{folder}.weighted") == ("tokenizer",)
+
+
+def test_a_base_class_gives_its_variants_and_checks_too(tmp_path, monkeypatch):
+    (tmp_path / "heirs").mkdir()
+    (tmp_path / "heirs" / "mine.py").write_text(
+        "from decoder_lab.models.decoder_only import Model\nclass Model(Model):\n  bend: float = 1.0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = resolve({"model": {"name": "heirs.mine", "kw": {"variant": "gpt2"}}})
+    assert config.model.kw.num_layers == 12 and config.model.kw.bend == 1.0
+
+
+def test_a_plugin_asks_only_for_what_its_kind_is_given(tmp_path, monkeypatch):
+    (tmp_path / "askers").mkdir()
+    (tmp_path / "askers" / "mine.py").write_text("def schedule(*, peak, total_steps, steps, bend: float):\n  return None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="asks for bend(.|\n)*given peak, total_steps, steps"):
+        resolve({"schedule": {"name": "askers.mine"}})
 
 
 def test_checking_a_config_does_not_import_jax():

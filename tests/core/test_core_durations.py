@@ -5,7 +5,7 @@ import pytest
 from decoder_lab.core import durations
 from decoder_lab.core.errors import UserError
 
-CLOCK = durations.Clockwork(total_steps=1000, batch_size=8, sequence_length=16, examples_per_epoch=80)
+CLOCK = durations.Clockwork(total_steps=1000, batch_size=8, sequence_length=16, examples_per_epoch=lambda: 80)
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_a_terminal_shows_one_bar_below_the_lines(terminal, tmp_path):
     writer.close()
     shown = screen(terminal.getvalue())
     assert shown[0] == "step 10  val/loss 1.5"
-    assert shown[1].startswith("50/100 [############............] loss 1.235  lr 0.0003  123k tokens/s  MFU 40.1%  3:20 left")
+    assert shown[1].startswith("50/100 [########........] loss 1.235  lr 0.0003  123k tokens/s  MFU 40.1%  3:20 left")
     assert shown[2:] == [""]
 
 

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from decoder_lab.core import runtime
 from decoder_lab.core.errors import UserError
 from decoder_lab.data import cache
 
@@ -109,7 +110,7 @@ def test_disk_that_fills_up_at_the_flush(own_cache, monkeypatch):
     with pytest.raises(UserError, match="No space left"):
         build()
     monkeypatch.undo()
-    assert [p for p in cache.directory().glob("tokens-*.tmp-*")] == []
+    assert [p for p in runtime.cache_directory().glob("tokens-*.tmp-*")] == []
 
 
 def test_interrupt_leaves_nothing(own_cache):
@@ -201,4 +202,4 @@ def test_long_builds_say_how_far_they_are(own_cache, monkeypatch):
 
 def test_default_directory(monkeypatch):
     monkeypatch.delenv("DECODER_LAB_CACHE")
-    assert str(cache.directory()).endswith(".cache/decoder_lab")
+    assert str(runtime.cache_directory()).endswith(".cache/decoder_lab")

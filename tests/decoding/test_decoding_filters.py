@@ -77,3 +77,14 @@ def test_settings_name_every_problem():
     bad = Sampling(temperature=-1, top_k=-1, top_p=0, min_p=2, repetition_penalty=0, no_repeat_ngram=-1).problems()
     assert [text.split("=")[0] for text in bad] == ["repetition_penalty", "no_repeat_ngram", "temperature", "top_k", "top_p", "min_p"]
     assert not Sampling().problems() and not Beam().problems() and Beam(size=0).problems()
+
+
+def test_the_eos_that_begins_an_empty_prompt_is_no_repetition(logits_BV):
+    """The text may end although its context begins with eos; every other token that it holds is penalised, or forbidden, as ever."""
+    rows = history([[0], [0, 3], [0, 3, 4]])
+    settings = Sampling(temperature=0.0, repetition_penalty=3.0)
+    out = np.asarray(filters.apply(settings, logits_BV, rows, 0))
+    np.testing.assert_array_equal(out[:, 0], logits_BV[:, 0])
+    assert out[1, 3] != logits_BV[1, 3] and np.asarray(filters.apply(settings, logits_BV, rows))[0, 0] != logits_BV[0, 0]
+    out = np.asarray(filters.apply(Sampling(temperature=0.0, no_repeat_ngram=1), logits_BV, rows, 0))
+    assert np.isfinite(out[:, 0]).all() and np.isneginf(out[2, 3:5]).all()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from decoder_lab.core import lookup
+from decoder_lab.core.errors import UserError
 from decoder_lab.models.decoder_only import VARIANTS, Model, problems
 
 V, T = 11, 12
@@ -279,7 +280,7 @@ def test_what_cannot_be_is_refused():
     model, params = made()
     with pytest.raises(ValueError, match="17 tokens exceed the 16 learned positions"):
         model.apply({"params": params}, tokens(1, 17))
-    with pytest.raises(ValueError, match="cache of 17 exceeds"):
+    with pytest.raises(UserError, match="context of 17 tokens exceeds"):
         model.init_cache(1, 17)
     with pytest.raises(ValueError, match="no cross-attention"):
         model.apply({"params": params}, tokens(), memory=jnp.zeros(()))

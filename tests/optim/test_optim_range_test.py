@@ -56,3 +56,13 @@ def test_smoothing_keeps_a_constant_and_does_not_shift_a_line():
 def test_what_cannot_be_read_is_an_error(lrs, losses, problem):
     with pytest.raises(UserError, match=problem):
         range_test.suggest(lrs, losses)
+
+
+def test_rates_may_repeat_after_the_loss_diverged():
+    """A skipped update does not advance the schedule, so the rate stands still from the first non-finite loss on."""
+    lrs = np.geomspace(1e-5, 1.0, 60)
+    losses = 3 - 2 / (1 + np.exp(-(np.log10(lrs) + 3) * 3))
+    clean = range_test.suggest(lrs[:50], losses[:50])
+    losses[50:] = np.nan
+    repeated = np.concatenate([lrs[:51], np.full(9, lrs[50])])
+    assert range_test.suggest(repeated, losses) <= clean

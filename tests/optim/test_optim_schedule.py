@@ -27,7 +27,7 @@ NEEDED = {"chain": CHAIN}
 
 
 def build(name, total_steps=100, peak=PEAK, **kw):
-    steps = Clockwork(total_steps, batch_size=4, sequence_length=8, examples_per_epoch=80).steps  # 20 steps an epoch
+    steps = Clockwork(total_steps, batch_size=4, sequence_length=8, examples_per_epoch=lambda: 80).steps  # 20 steps an epoch
     return lookup.find("schedule", name)(peak=peak, total_steps=total_steps, steps=steps, **{**NEEDED.get(name, {}), **kw})
 
 

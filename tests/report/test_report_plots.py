@@ -73,7 +73,7 @@ def test_a_line_cut_short_by_a_kill_is_left_out_but_damage_is_not(tmp_path):
     cut = plots.read_metrics(write_run(tmp_path / "b.jsonl", last='{"step": 61, "train/lo'))
     assert whole == cut
     (tmp_path / "c.jsonl").write_text('{"step": 1\n{"step": 2}\n')
-    with pytest.raises(UserError, match="c.jsonl:1"):
+    with pytest.raises(UserError, match="c.jsonl, line 1"):
         plots.read_metrics(tmp_path / "c.jsonl")
     with pytest.raises(UserError, match="no such file"):
         plots.read_metrics(tmp_path / "none.jsonl")

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-BAR_WIDTH = 24
+BAR_WIDTH = 16
 REDRAW_SECONDS = 0.1
 CLEAR = "\r\x1b[K"
 

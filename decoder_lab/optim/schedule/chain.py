@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from decoder_lab.core import durations as durations_lib
 from decoder_lab.core import lookup
 from decoder_lab.core.errors import UserError
-from decoder_lab.core.lookup import Plugin
+from decoder_lab.core.lookup import Duration, Plugin
 from decoder_lab.optim.warmup import Schedule, warm
 
 
@@ -23,7 +23,7 @@ def schedule(
     steps: Callable[[str], int],
     parts: dict[str, Plugin["schedule"]] = {},  # noqa: B006 - never changed; read as a default from the source
     order: tuple[str, ...] = (),
-    durations: tuple[str, ...] = (),
+    durations: tuple[Duration, ...] = (),
 ) -> Schedule:
     """Runs `parts` in `order`; each lasts its entry of `durations`, the last one takes the rest of the run.
 

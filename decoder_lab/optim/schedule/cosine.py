@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+from decoder_lab.core.lookup import Duration
 from decoder_lab.optim.warmup import Schedule, fall, progress, warm, warmup_steps
 
 
-def schedule(*, peak: float, total_steps: int, steps: Callable[[str], int], floor: float = 0.0, warmup: str = "0") -> Schedule:
+def schedule(*, peak: float, total_steps: int, steps: Callable[[str], int], floor: float = 0.0, warmup: Duration = "0") -> Schedule:
     """lr = peak * (floor + (1 - floor) * (1 + cos(pi u / (T - W))) / 2); `floor` is a fraction of the peak."""
     rise = warmup_steps(warmup, total_steps, steps)
 

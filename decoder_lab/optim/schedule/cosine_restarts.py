@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from decoder_lab.core.errors import UserError
+from decoder_lab.core.lookup import Duration
 from decoder_lab.optim.warmup import Schedule, fall, progress, warm, warmup_steps
 
 
@@ -14,11 +15,11 @@ def schedule(
     peak: float,
     total_steps: int,
     steps: Callable[[str], int],
-    cycle: str = "25%",
+    cycle: Duration = "25%",
     growth: float = 1.0,
     shrink: float = 1.0,
     floor: float = 0.0,
-    warmup: str = "0",
+    warmup: Duration = "0",
 ) -> Schedule:
     """Cycle i lasts cycle * growth^i steps and falls from peak * shrink^i to floor * peak; the run's end cuts the last one short.
 

@@ -9,10 +9,13 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from decoder_lab.core.lookup import Duration
 from decoder_lab.optim.warmup import Schedule, warm, warmup_steps
 
 
-def schedule(*, peak: float, total_steps: int, steps: Callable[[str], int], warmup: str = "0", timescale: str | None = None) -> Schedule:
+def schedule(
+    *, peak: float, total_steps: int, steps: Callable[[str], int], warmup: Duration = "0", timescale: Duration | None = None
+) -> Schedule:
     """lr = peak * sqrt(S / (S + u)), with u the steps since the warm-up and S the timescale.
 
     Without a timescale S = W, the warm-up itself (at least 1), and the curve is the paper's: peak * sqrt(W / t) for t >= W. A longer

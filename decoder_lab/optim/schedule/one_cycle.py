@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
+from decoder_lab.core.lookup import Duration
 from decoder_lab.optim.warmup import Schedule, fall, progress, warm, warmup_steps
 
 
@@ -11,7 +12,7 @@ def schedule(
     peak: float,
     total_steps: int,
     steps: Callable[[str], int],
-    warmup: str = "30%",
+    warmup: Duration = "30%",
     start: float = 0.04,
     floor: float = 4e-6,
     shape: Literal["cosine", "linear"] = "cosine",

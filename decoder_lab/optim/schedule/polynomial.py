@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
+from decoder_lab.core.lookup import Duration
 from decoder_lab.optim.warmup import Schedule, progress, warm, warmup_steps
 
 
 def schedule(
-    *, peak: float, total_steps: int, steps: Callable[[str], int], power: float = 1.0, floor: float = 0.0, warmup: str = "0"
+    *, peak: float, total_steps: int, steps: Callable[[str], int], power: float = 1.0, floor: float = 0.0, warmup: Duration = "0"
 ) -> Schedule:
     """lr = peak * (floor + (1 - floor) * (1 - u / (T - W))^power).
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from decoder_lab.core.errors import UserError
+from decoder_lab.core.lookup import Duration
 from decoder_lab.optim.warmup import Schedule, warm, warmup_steps
 
 
@@ -13,9 +14,9 @@ def schedule(
     peak: float,
     total_steps: int,
     steps: Callable[[str], int],
-    drops: tuple[str, ...] = ("50%", "75%"),
+    drops: tuple[Duration, ...] = ("50%", "75%"),
     factor: float = 0.1,
-    warmup: str = "0",
+    warmup: Duration = "0",
 ) -> Schedule:
     """lr = peak * factor^(number of drops at or before t). Drops are counted from the start of the run, warm-up included."""
     rise = warmup_steps(warmup, total_steps, steps)

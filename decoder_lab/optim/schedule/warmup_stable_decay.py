@@ -9,6 +9,7 @@ from typing import Literal
 import jax.numpy as jnp
 
 from decoder_lab.core.errors import UserError
+from decoder_lab.core.lookup import Duration
 from decoder_lab.optim.warmup import Schedule, fall, progress, warm, warmup_steps
 
 
@@ -17,8 +18,8 @@ def schedule(
     peak: float,
     total_steps: int,
     steps: Callable[[str], int],
-    warmup: str = "0",
-    decay: str = "20%",
+    warmup: Duration = "0",
+    decay: Duration = "20%",
     shape: Literal["linear", "cosine", "sqrt"] = "linear",
     floor: float = 0.0,
 ) -> Schedule:
