@@ -27,7 +27,8 @@ def config_file(tmp_path):
         "  return dict(total_steps=4, batch_size=8, sequence_length=16, log=dict(every='1'),\n"
         "    data=dict(source=dict(name='text', kw=files), tokenizer=dict(name='character', kw={})),\n"
         "    model=dict(name='decoder_only', kw=dict(num_layers=1, num_heads=2, width=16)),\n"
-        "    evaluators=dict(val=dict(name='mean', every='2', kw={}), samples=dict(name='samples', every='4', kw=dict(prompts=('To',), num_tokens=5))))\n"
+        "    evaluators=dict(val=dict(name='mean', every='2', kw={}),\n"
+        "      samples=dict(name='samples', every='4', kw=dict(prompts=('To',), num_tokens=5))))\n"
     )
     return path
 

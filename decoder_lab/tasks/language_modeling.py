@@ -62,7 +62,7 @@ class Task:
         return {"loss": (sums.loss, sums.weight), "nll": (sums.nll, sums.weight), "accuracy": (sums.correct, sums.weight)}
 
     def summary(self, means: dict[str, float], rows: Any) -> dict[str, float]:
-        """Evaluation's means -> loss (nats a token), accuracy, perplexity and, where every token is predicted, bits per byte of the text."""
+        """Evaluation's means -> loss (nats a token), accuracy, perplexity and, where every token is predicted, bits per byte."""
         found = {"loss": means["nll"], "accuracy": means["accuracy"], "perplexity": math.exp(min(means["nll"], 700.0))}
         if rows.num_bytes and rows.num_targets >= rows.num_tokens - 1:  # not where a packing leaves tokens unpredicted
             found["bits_per_byte"] = means["nll"] / math.log(2) * rows.num_targets / rows.num_bytes

@@ -118,7 +118,8 @@ class Experiment:
         described = getattr(self.model, "describe", None)
         kernel = f"; {described(jax.default_backend(), config.sequence_length)}" if described else ""
         return (
-            f"{runtime.device_summary()}; {self.num_parameters:,} parameters; {config.batch_size * config.sequence_length:,} tokens a step, "
+            f"{runtime.device_summary()}; {self.num_parameters:,} parameters; "
+            f"{config.batch_size * config.sequence_length:,} tokens a step, "
             f"{self.clockwork.total_steps:,} steps; MiB a device: {memory}; compute in {config.dtype}{kernel}"
         )
 

@@ -67,7 +67,7 @@ class Numbers:
         raise UserError(
             f"{what}: stopped. The step's batch and the state before it are in {folder}; no update was applied.\n"
             f"Look at it: python -m decoder_lab.main --mode=replay --workdir={self.workdir}\n"
-            "Usual mends: a lower --config.lr, a longer warm-up, --config.clip_norm=1, --config.dtype=float32; or --config.on_nonfinite=skip."
+            "Usual mends: a lower --config.lr, longer warm-up, --config.clip_norm=1, --config.dtype=float32, --config.on_nonfinite=skip."
         )
 
     def evaluated(self, step: int, name: str, evaluator: Any, state: Any) -> None:

@@ -8,11 +8,11 @@ that is published as "tiny shakespeare"; its last tenth is then held out.
 
 | size | parameters | hardware | time | expected (nanoGPT) | measured here |
 |---|---|---|---|---|---|
-| cpu | 804,096 | 2 CPU cores | 2 to 3 min | 1.88 nats a character on the last tenth | 1.733 on `val.txt` (3 seeds: 1.727 to 1.737; see below) |
+| cpu | 804,096 | 2 CPU cores | 2 to 3 min | 1.88 nats a character on the last tenth | 1.733 (3 seeds: 1.727 to 1.737; see below) |
 | gpu | 10,745,088 | one GPU | minutes | 1.4697 (best, sampled, on the last tenth) | not measured here |
 
-Measured on a `val.txt` that is the first half of the last tenth, by a full sequential pass. The learning rate of `cpu` is 3e-3; with nanoGPT's own 1e-3
-(--config.lr=1e-3) it is 1.880 there, and Hugging Face's GPT-2 on torch, trained with the same numbers, ends at 1.871.
+Measured on a `val.txt` that is the first half of the last tenth, by a full sequential pass. The learning rate of `cpu` is 3e-3; with
+nanoGPT's own 1e-3 (--config.lr=1e-3) it is 1.880 there, and Hugging Face's GPT-2 on torch, trained with the same numbers, ends at 1.871.
 """
 
 import pathlib
