@@ -7,12 +7,14 @@ import argparse
 import dataclasses
 import os
 import pathlib
+import re
 import sys
 
 from decoder_lab import __version__
 from decoder_lab.core import config as config_lib
 from decoder_lab.core import fields, runtime
 from decoder_lab.core.errors import UserError, nearest
+from decoder_lab.decoding.settings import Sampling
 from decoder_lab.serving.generate import Options
 
 MODES = {
@@ -50,19 +52,19 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--split", default="", help="evaluate: only this split, whole, with the task's own metrics")
     made.add_argument("--version", action="version", version=__version__)
     group = made.add_argument_group("generate (and --checkpoint for evaluate)")
-    helps = _attribute_docs(Options)
+    helps = _attribute_docs(Options) | _attribute_docs(Sampling)  # Options refers to Sampling for its fields
     for field in dataclasses.fields(Options):
         _add_option(group, field, helps.get(field.name, ""))
     return made
 
 
 def _attribute_docs(cls: type) -> dict[str, str]:
-    """{field: what the class's docstring says of it}, from its lines "name, name: text"."""
-    found = {}
-    for line in (cls.__doc__ or "").partition("Attributes:")[2].splitlines():
-        names, colon, text = line.strip().partition(": ")
+    """{field: what the class's docstring says of it}, from its paragraphs "name, name: text"."""
+    found: dict[str, str] = {}
+    for entry in re.split(r"\n {6}(?=\w)", (cls.__doc__ or "").partition("Attributes:")[2]):
+        names, colon, text = entry.strip().partition(": ")
         if colon:
-            found |= {name: text.rstrip(".").replace("%", "%%") for name in names.split(", ")}
+            found |= {name: " ".join(text.split()).rstrip(".").replace("%", "%%") for name in names.split(", ")}
     return found
 
 
