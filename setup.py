@@ -18,6 +18,7 @@ CORE = [
     "numpy>=2.1",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.3,<0.13",
+    "sacrebleu>=2.5,<3",
     "sentencepiece>=0.2.1,<0.3",
     "tensorboardX>=2.6.4",
     "tensorflow-datasets>=4.9.10,<5",
@@ -26,9 +27,10 @@ EXTRAS = {
     "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
     "tpu": ["jax[tpu]>=0.10.2,<0.13"],
     "hf": ["tokenizers>=0.22"],
+    "rouge": ["rouge_score>=0.1.2"],  # brings nltk, and takes seconds to import
     "wandb": ["wandb>=0.20"],
     "benchmark": ["torch==2.13.0", "transformers>=5.0"],
-    "dev": ["hypothesis>=6.100", "pytest>=8.4", "pytest-xdist>=3.6", "ruff>=0.12", "tokenizers>=0.22"],
+    "dev": ["hypothesis>=6.100", "pytest>=8.4", "pytest-xdist>=3.6", "rouge_score>=0.1.2", "ruff>=0.12", "tokenizers>=0.22"],
 }
 
 setuptools.setup(

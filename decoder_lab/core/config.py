@@ -10,7 +10,6 @@ import difflib
 import hashlib
 import json
 import pathlib
-import re
 import runpy
 import traceback
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from decoder_lab.core import fields, lookup
+from decoder_lab.core import checks, fields, lookup
 from decoder_lab.core import values as typed
 from decoder_lab.core.errors import UserError, nearest
 from decoder_lab.core.lookup import Field
@@ -80,7 +79,7 @@ def resolve(delta: dict, overrides: list[str] = (), spec: str = "config") -> con
     pairs = _split_overrides(overrides, problems)
     values = _merge_known(delta, problems, spec)
     tree = _complete(values, pairs, problems, spec)
-    _check(tree, problems)
+    checks.check(tree, problems)
     if problems:
         head = f"{spec} has {len(problems)} problem{'s' if len(problems) > 1 else ''}:"
         raise UserError("\n".join([head, *(f"  - {p}" for p in dict.fromkeys(problems))]))
@@ -107,7 +106,7 @@ def _merge_known(delta: dict, problems: list[str], spec: str) -> dict[str, Any]:
         if field.plugin and isinstance(value, str):
             value = dict(name=value, kw={})
         if field.type is dict or field.plugin:
-            ok = isinstance(value, dict)
+            ok = isinstance(value, dict) or (value is None and field.optional)
         else:
             value, ok = typed.cast(field, value)
         if ok:
@@ -152,7 +151,7 @@ def _complete(values: dict[str, Any], pairs: dict[str, str], problems: list[str]
                 tree["optimizer.name"] = (fields.FIELDS["optimizer.name"], plugin["name"])
             _complete_kw("optimizer", "optimizer", plugin, pairs, tree, problems, spec)
         elif field.plugin:
-            _complete_plugin(name, field.plugin, value, pairs, tree, problems, spec)
+            _complete_nested(name, field, value, pairs, tree, problems, spec)
         elif field.plugins:
             tree[name] = (field, {})
             for entry, plugin in value.items():
@@ -185,6 +184,7 @@ def _override(tree: dict[str, tuple[Field, Any]], key: str, text: str, problems:
 def _complete_plugin(path, kind, plugin, pairs, tree, problems, spec, extra=None) -> None:
     """Adds one plug-in, `dict(name, kw)` and its extra keys, to the tree, each of its fields typed; an override of its name comes first."""
     extra = extra or {}
+    plugin = dict(name=plugin, kw={}) if isinstance(plugin, str) else plugin
     if not isinstance(plugin, dict) or not isinstance(plugin.get("name"), str):
         problems.append(f'{path}: got {plugin!r}, expected dict(name="...", kw=dict(...)).')
         return
@@ -216,7 +216,8 @@ def _complete_kw(path, kind, plugin, pairs, tree, problems, spec) -> None:
         problems.append(_unknown(f"{path}.kw.{key}", [f"{path}.kw.{k}" for k in known], spec, f" ({kind} {plugin['name']})"))
     tree.setdefault(f"{path}.kw", (GROUP, {}))
     for key, field in known.items():
-        value = chosen.get(key, table.get(variant, {}).get(key, field.default))
+        value = table.get(variant, {}).get(key, field.default)
+        value = _overlaid(value, chosen[key], field) if key in chosen else value
         where = f"{path}.kw.{key}"
         if value is lookup.UNREADABLE and where not in pairs:
             continue
@@ -233,8 +234,20 @@ def _put(path, field, value, tree, problems) -> None:
     tree[path] = (field, cast)
 
 
+def _overlaid(below: Any, value: Any, field: Field) -> Any:
+    """Returns a field's value; a nested plug-in goes over the one of the variant or default, where it names the same or none."""
+    if field.plugin and isinstance(below, dict) and isinstance(value, dict) and value.get("name", below["name"]) == below["name"]:
+        above = value.get("kw")
+        return {**below, **value, "kw": {**(below.get("kw") or {}), **(above or {})} if above is None or isinstance(above, dict) else above}
+    return value
+
+
 def _complete_nested(where, field, value, pairs, tree, problems, spec) -> None:
+    if field.plugin and value is None and field.optional and f"{where}.name" not in pairs:
+        tree[where] = (field, None)
+        return
     if field.plugin:
+        value = dict(name=pairs[f"{where}.name"], kw={}) if value is None and field.optional else value
         _complete_plugin(where, field.plugin, value, pairs, tree, problems, spec)
         return
     tree[where] = (GROUP, {})
@@ -245,77 +258,8 @@ def _complete_nested(where, field, value, pairs, tree, problems, spec) -> None:
         _complete_plugin(f"{where}.{entry}", field.plugins, plugin, pairs, tree, problems, spec)
 
 
-def _check(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
-    """Checks values against choices, ranges and forms, and lets each plug-in check its own."""
-    for path, (field, value) in tree.items():
-        problems.extend(typed.problems(path, field, value))
-    for pattern in [p for name in ("optimizer.no_decay", "init_from.include", "init_from.exclude") for p in tree[name][1]]:
-        _check_regex(pattern, problems)
-    for pattern in [*tree["optimizer.lr_multipliers"][1], *tree["init_from.rename"][1]]:
-        _check_regex(pattern, problems)
-    for pattern, factor in tree["optimizer.lr_multipliers"][1].items():
-        if isinstance(factor, bool) or not isinstance(factor, int | float):
-            problems.append(f"optimizer.lr_multipliers.{pattern}: got {factor!r}, expected a number.")
-    if not 0 <= (tree["ema"][1] or 0) < 1:
-        problems.append(f"ema: got {tree['ema'][1]!r}, expected a decay in [0, 1).")
-    batch, micro = tree["batch_size"][1], tree["accumulate"][1]
-    if micro > 0 and batch % micro:
-        problems.append(f"accumulate: batch_size {batch} cannot be cut into {micro} equal micro-batches.")
-    metric = tree["checkpoint.metric"][1]
-    evaluators = sorted({path.split(".")[1] for path in tree if path.startswith("evaluators.")})
-    for name in set(evaluators) & set(fields.EVALUATORS_TAKEN):
-        problems.append(f"evaluators.{name}: the name is taken, {name}/... are training's own numbers; call it otherwise.")
-    if tree["checkpoint.keep_best"][1] and metric.split("/")[0] not in evaluators:
-        there = ", ".join(evaluators) or "none"
-        problems.append(f"checkpoint.metric: {metric} comes from no evaluator; there are: {there}. Or set checkpoint.keep_best to 0.")
-    if not problems:
-        _check_plugins(tree, problems)
-
-
-def _check_plugins(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
-    nested = _nested(tree)
-    optimizer = nested["optimizer"]
-    problems.extend(f"optimizer: {p}" for p in lookup.problems("optimizer", optimizer["name"], optimizer["kw"]))
-
-    def walk(path: str, node: Any, kind: str) -> None:
-        problems.extend(f"{path}: {p}" for p in lookup.problems(kind, node["name"], node["kw"]))
-        for key, field in lookup.fields(kind, node["name"]).items():
-            if field.plugin:
-                walk(f"{path}.kw.{key}", node["kw"][key], field.plugin)
-            for entry in node["kw"][key] if field.plugins else ():
-                walk(f"{path}.kw.{key}.{entry}", node["kw"][key][entry], field.plugins)
-
-    for name, field in fields.FIELDS.items():
-        node = nested
-        for part in name.split("."):
-            node = node[part]
-        if field.plugin:
-            walk(name, node, field.plugin)
-        for entry in node if field.plugins else ():
-            walk(f"{name}.{entry}", node[entry], field.plugins)
-
-
-def _check_regex(pattern: str, problems: list[str]) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        problems.append(f"pattern {pattern!r} is not a regular expression: {error}.")
-
-
-def _nested(tree: dict[str, tuple[Field, Any]]) -> dict:
-    root: dict = {}
-    for path, (_, value) in tree.items():
-        node = root
-        *parents, leaf = path.split(".")
-        for part in parents:
-            node = node.setdefault(part, {})
-        if not (isinstance(value, dict) and leaf in node):
-            node[leaf] = value
-    return root
-
-
 def _locked(tree: dict[str, tuple[Field, Any]]) -> config_dict.ConfigDict:
-    nested = _nested(tree)
+    nested = checks.nested(tree)
     for path, (field, value) in tree.items():
         if value is None and field.type is not None:
             node = nested

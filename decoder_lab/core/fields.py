@@ -18,7 +18,7 @@ FIELDS: dict[str, Field] = {
     "seed": Field(int, 0, doc="Seeds initial parameters, dropout and the order of the data, each by its own stream."),
     "total_steps": Field(int, 1000, doc="Optimiser steps of the whole run; ignored where total_epochs is set."),
     "total_epochs": Field(float, None, optional=True, doc="Length of the run in passes over the training data, instead of total_steps."),
-    "batch_size": Field(int, 32, doc="Examples an optimiser step, over all devices and micro-batches."),
+    "batch_size": Field(int, 32, doc="Examples of sequence_length an optimiser step, over all devices and micro-batches."),
     "sequence_length": Field(int, 256, doc="Tokens in an example (T); also the model's maximum length where it has one."),
     "accumulate": Field(int, 1, doc="Micro-batches whose gradients are summed in one optimiser step."),
     "dtype": Field(str, "float32", choices=("float32", "bfloat16", "float16"), doc="Compute dtype; parameters stay float32."),
@@ -30,8 +30,11 @@ FIELDS: dict[str, Field] = {
         str, "stop", choices=("stop", "skip"), doc="At a non-finite loss or gradient: stop and write the step down, or skip the update."
     ),
     "data.source": _plugin("source", "python_stdlib", "Where the raw examples come from."),
-    "data.tokenizer": _plugin("tokenizer", "byte", "Text to token ids and back."),
-    "data.packing": _plugin("packing", "split", "Documents to rows of sequence_length tokens."),
+    "data.tokenizer": _plugin("tokenizer", "byte", "Text to token ids and back; of the target side where data.source_tokenizer is set."),
+    "data.source_tokenizer": Field(
+        dict, None, plugin="tokenizer", optional=True, doc="Tokenizer of the source side; None: data.tokenizer, learned from both sides."
+    ),
+    "data.packing": _plugin("packing", "split", "Documents to rows of sequence_length tokens, or examples to batches (buckets)."),
     "task": _plugin("task", "language_modeling", "What is predicted and how wrong it was."),
     "model": _plugin("model", "decoder_only", "The architecture."),
     "optimizer.name": Field(str, "adamw", doc="Any optimiser of optax or optax.contrib."),
@@ -55,7 +58,9 @@ FIELDS: dict[str, Field] = {
     "checkpoint.keep_best": Field(int, 1, doc="Best checkpoints that are kept beside them, by checkpoint.metric."),
     "checkpoint.metric": Field(str, "val/loss", doc="The number that decides which checkpoint is best."),
     "checkpoint.mode": Field(str, "min", choices=("min", "max"), doc="Whether a lower or a higher checkpoint.metric is better."),
-    "log.every": Field(str, "10", duration=True, doc="Time between lines of training numbers."),
+    "log.every": Field(
+        str, "10", duration=True, doc="Time between lines of training numbers in the run's files; the console goes by the clock."
+    ),
     "log.writers": Field(
         dict,
         dict(jsonl=dict(name="jsonl", kw={}), console=dict(name="console", kw={}), tensorboard=dict(name="tensorboard", kw={})),

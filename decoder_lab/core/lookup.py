@@ -11,6 +11,7 @@ import functools
 import importlib
 import importlib.util
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from decoder_lab.core.errors import UserError, unknown
@@ -20,6 +21,8 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 # kind -> (folder below the package, name of the object that every file of it defines)
 KINDS = {
     "model": ("models", "Model"),
+    "encoder": ("encoders", "Encoder"),
+    "decoder": ("decoders", "Decoder"),
     "task": ("tasks", "Task"),
     "source": ("data/source", "Source"),
     "tokenizer": ("data/tokenizer", "Tokenizer"),
@@ -31,14 +34,25 @@ KINDS = {
 }
 # kind -> what the lab gives: the names that a plug-in's fields without a default may have
 GIVEN = {
-    "model": ("vocab_size", "max_length", "dtype"),
-    "task": ("tokenizer",),
+    "model": ("vocab_size", "source_vocab_size", "char_vocab_size", "num_labels", "num_classes", "max_length", "dtype"),
+    "encoder": ("vocab_size", "max_length", "dtype"),
+    "decoder": ("vocab_size", "max_length", "dtype"),
+    "task": ("tokenizer", "source_tokenizer", "length"),
     "source": ("split",),
     "tokenizer": (),
-    "packing": ("tokens", "length"),
+    "packing": ("tokens", "examples", "length"),
     "schedule": ("peak", "total_steps", "steps"),
     "evaluator": ("context",),
     "writer": ("directory", "resume_step"),
+}
+LINEN = ("model", "encoder", "decoder")  # kinds whose objects are Linen modules
+# field that the lab gives -> where it comes from, for errors
+GIVERS = {
+    "vocab_size": "data.tokenizer",
+    "source_vocab_size": "data.source_tokenizer, or data.tokenizer where that is None",
+    **dict.fromkeys(("char_vocab_size", "num_labels", "num_classes"), "the task, where its sizes() has it"),
+    "tokens": 'a task that reads rows of a token stream (batching = "tokens")',
+    "examples": 'a task that gives examples (batching = "examples")',
 }
 # arguments that the lab gives although optax has defaults for them
 GIVEN_TO_OPTIMIZERS = ("learning_rate", "weight_decay", "weight_decay_rate", "mask", "weight_decay_mask")
@@ -99,6 +113,48 @@ def find(kind: str, name: str) -> Any:
     if found is None:
         raise UserError(f"{kind} {name}: {where} does not define `{attribute}`.")
     return found
+
+
+def make(kind: str, plugin: Any, **given_by_lab: Any) -> Any:
+    """Builds the object of a plug-in `{"name", "kw"}` (a dict, a ConfigDict, or anything with these attributes).
+
+    Of what the lab gives only the fields that the plug-in asks for are passed; a `variant` in kw is expanded below the other settings.
+    Dicts in the fields of Linen modules become FrozenDicts, lists tuples, so that the module can be hashed and compared.
+    Errors: UserError where the plug-in asks for a field that is not given, and says where such fields come from.
+    """
+    name, kw = part(plugin)
+    asked = given(kind, name)
+    if missing := [k for k in asked if k not in given_by_lab]:
+        there = ", ".join(k for k in GIVEN[kind] if k in given_by_lab) or "nothing"
+        sources = "; ".join(f"{k} is given by {GIVERS.get(k, 'the lab')}" for k in missing)
+        raise UserError(f'{kind} "{name}" needs {", ".join(missing)}; here there is {there}. {sources}.')
+    kw = {**variants(kind, name).get(kw.get("variant"), {}), **kw}
+    found = find(kind, name)
+    return found(**{k: given_by_lab[k] for k in asked}, **(_frozen_items(kw) if kind in LINEN else kw))
+
+
+def part(plugin: Any) -> tuple[str, dict]:
+    """Returns (name, kw as plain nested dicts) of a plug-in in any of the forms that `make` takes."""
+    name, kw = (plugin["name"], plugin.get("kw")) if isinstance(plugin, Mapping) else (plugin.name, plugin.kw)
+    return name, _plain(kw or {})
+
+
+def _plain(value: Any) -> Any:
+    """ConfigDict, FrozenDict, dict -> dict, at every depth."""
+    if hasattr(value, "to_dict"):
+        value = value.to_dict()
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _frozen_items(kw: dict) -> dict:
+    from flax.core import FrozenDict
+
+    def frozen(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return FrozenDict({k: frozen(v) for k, v in value.items()})
+        return tuple(frozen(v) for v in value) if isinstance(value, list | tuple) else value
+
+    return {k: frozen(v) for k, v in kw.items()}
 
 
 def fields(kind: str, name: str) -> dict[str, Field]:
@@ -168,17 +224,17 @@ def _unsupported(name: str) -> Any:
 
 
 def _bases(node: ast.ClassDef, tree: ast.Module, path: pathlib.Path) -> list[tuple[pathlib.Path, ast.Module, ast.ClassDef]]:
-    """Returns (file, its tree, class) of the direct base classes that can be found by name, without importing, last base first."""
+    """Returns (file, its tree, class) of the base classes, and of theirs, that can be found by name, without importing, last base first."""
     found = []
     for base in reversed(node.bases):
         *parents, name = ast.unparse(base).split(".")
         here = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name and n.lineno < node.lineno and not parents]
-        if here:
-            found.append((path, tree, here[-1]))
-            continue
-        for file, original in _origins(".".join(parents), name, tree, path):
+        places = [(path, tree, here[-1])] if here else []
+        for file, original in [] if here else _origins(".".join(parents), name, tree, path):
             other = _parsed(file, f"{path}, base class {original}")
-            found += [(file, other, n) for n in other.body if isinstance(n, ast.ClassDef) and n.name == original][:1]
+            places += [(file, other, n) for n in other.body if isinstance(n, ast.ClassDef) and n.name == original][:1]
+        for place_path, place_tree, place in places:
+            found += [*_bases(place, place_tree, place_path), (place_path, place_tree, place)]
     return found
 
 

@@ -33,9 +33,15 @@ def mask(tree: Any, patterns: Iterable[str]) -> Any:
 
 
 def check_patterns(tree: Any, patterns: Iterable[str], what: str) -> None:
-    """Errors: UserError that lists the tree's paths when some pattern matches none of them. `what` names the setting."""
-    known = list(flatten(tree))
-    lost = [p for p in patterns if not any(re.search(p, path) for path in known)]
+    """Errors: UserError for a pattern that is no regular expression, or that matches no path; `what` names the setting."""
+    known, lost = list(flatten(tree)), []
+    for pattern in patterns:
+        try:
+            matches = re.compile(pattern).search
+        except re.error as error:
+            raise UserError(f'{what}: "{pattern}" is not a regular expression: {error}.') from None
+        if not any(map(matches, known)):
+            lost.append(pattern)
     if lost:
         named = ", ".join(f'"{p}"' for p in lost)
         raise UserError(f"{what}: {named} matches no parameter. The parameters are:\n{_listing(known)}")

@@ -1,4 +1,4 @@
-"""Rows to batches. The batch of step s is a pure function of (seed, s): the data position of a run is its step, nothing else is saved."""
+"""Rows or examples to batches. The batch of step s is a pure function of (seed, s): the data position of a run is its step."""
 
 import collections
 import concurrent.futures
@@ -53,11 +53,49 @@ class Feed:
         return parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
-def evaluation_batches(rows: Any, batch_size: int, limit: int | None = None) -> Iterator[dict[str, np.ndarray]]:
-    """Yields every evaluation row once, in order, or `limit` of them, evenly spread over all.
+class ExampleFeed:
+    """Training batches of examples by step: step s is batch s mod M of epoch s div M of the packing's plan.
 
-    All batches have the same shape: the last is filled up with rows of zeros, whose weights (and segments) say that they are nothing.
+    Attributes:
+      rows: `data.rows.ExampleRows`.
+      examples_per_epoch, examples_per_step, tokens_per_step: of the whole batch, the latter two on average; tokens without padding.
+      shapes: {feature: "dtype[rows, ...]"} of every kind of batch that will come.
     """
+
+    def __init__(self, rows: Any, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1, multiple: int = 1):
+        if multiple % process_count:
+            raise UserError(f"batch_size: rows in multiples of {multiple} cannot be shared by {process_count} processes.")
+        self.rows, self.seed = rows, seed
+        self.process = dict(share=process_index, shares=process_count)
+        self.plan = rows.plan(batch_size, multiple)
+        self.examples_per_epoch = self.plan.num_examples
+        self.examples_per_step = self.plan.num_examples / self.plan.num_batches
+        self.tokens_per_step = self.plan.num_tokens / self.plan.num_batches
+        self.shapes = self.plan.shapes()
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return float(self.plan.num_batches)
+
+    def epoch_of(self, step: int) -> float:
+        """Returns how many epochs, in fractions, lie before this step's batch."""
+        return step / self.plan.num_batches
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """Returns this process's rows of the batch of `step`; shapes are those of its bucket."""
+        epoch, number = divmod(step, self.plan.num_batches)
+        return self.plan.take(number, epoch, self.seed, **self.process)
+
+
+def evaluation_batches(rows: Any, batch_size: int, limit: int | None = None, multiple: int = 1) -> Iterator[dict[str, np.ndarray]]:
+    """Yields every evaluation row once, or `limit` of them, evenly spread over all: packed rows in order, examples by length.
+
+    Packed rows come `batch_size` at a time, examples as their packing says, in multiples of `multiple`. The last batch (of a shape) is
+    filled up with rows of zeros, whose weights (and segments) say that they are nothing, and whose `index`, where there is one, is -1.
+    """
+    if hasattr(rows, "plan"):
+        yield from (batch for _, batch in rows.plan(batch_size, multiple, limit).evaluation())
+        return
     total = rows.rows(None, 0)
     used = total if limit is None else min(total, limit)
     for start in range(0, used, batch_size):

@@ -80,25 +80,28 @@ def divide(num_documents: int, split: str, fraction: float) -> np.ndarray:
 class Documents:
     """The documents of some files, read one at a time: a whole file each, or the parts between separators. Blank ones are left out.
 
-    Files whose names end in .gz are unpacked in memory.
+    Files whose names end in .gz are unpacked in memory. With `blank` the blank ones are kept (but for what follows a last separator), so
+    that the documents of several files can be counted off against each other; `full_D` says which are not blank.
     """
 
-    def __init__(self, paths: list[pathlib.Path], separator: bytes = b""):
-        self.paths = paths
+    def __init__(self, paths: list[pathlib.Path], separator: bytes = b"", encoding: str = "utf-8", blank: bool = False):
+        self.paths, self.encoding, self._blank = paths, encoding, blank
         self._contents = functools.lru_cache(OPEN_FILES)(_contents)
-        file_D, start_D, end_D = [], [], []
+        file_D, start_D, end_D, full_D = columns = [], [], [], []
         for number, path in enumerate(paths):
             content = self._contents(path)
             start = 0
             for found in re.finditer(re.escape(separator), content) if separator else ():
-                self._add(content, number, start, found.start(), file_D, start_D, end_D)
+                self._add(content, number, start, found.start(), *columns)
                 start = found.end()
-            self._add(content, number, start, len(content), file_D, start_D, end_D)
+            self._add(content, number, start, len(content), *columns)
         self.file_D, self.start_D, self.end_D = np.array(file_D, np.int32), np.array(start_D, np.int64), np.array(end_D, np.int64)
+        self.full_D = np.array(full_D, bool)
 
-    @staticmethod
-    def _add(content, number, start, end, file_D, start_D, end_D) -> None:
-        if content[start:end].strip():
+    def _add(self, content, number, start, end, file_D, start_D, end_D, full_D) -> None:
+        full = bool(content[start:end].strip())
+        if full or (self._blank and start < len(content)):
+            full_D.append(full)
             file_D.append(number)
             start_D.append(start)
             end_D.append(end)
@@ -109,6 +112,7 @@ class Documents:
     def keep(self, chosen_D: np.ndarray) -> None:
         """Keeps only some documents."""
         self.file_D, self.start_D, self.end_D = self.file_D[chosen_D], self.start_D[chosen_D], self.end_D[chosen_D]
+        self.full_D = self.full_D[chosen_D]
 
     def cut(self, split: str, fraction: float) -> None:
         """Keeps the head ("train") or the last `fraction` ("validation") of the only document; no character is cut in two."""
@@ -120,18 +124,30 @@ class Documents:
         self.start_D, self.end_D = (self.start_D, np.array([middle])) if split == "train" else (np.array([middle]), self.end_D)
 
     def text(self, i: int) -> str:
-        """Returns document i. Errors: UserError where it is not UTF-8."""
-        content = self._contents(self.paths[self.file_D[i]])
+        """Returns document i. Errors: UserError where it is not in the encoding."""
+        path = self.paths[self.file_D[i]]
         start = int(self.start_D[i])
-        try:
-            return content[start : int(self.end_D[i])].decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self.paths[self.file_D[i]]}: byte {start + error.start} is not UTF-8. Convert the file first.") from error
+        return _decoded(self._contents(path)[start : int(self.end_D[i])], self.encoding, path, start)
 
     def where(self, i: int) -> str:
         """Returns "file:line" of the beginning of document i."""
         path = self.paths[self.file_D[i]]
         return f"{path}:{self._contents(path)[: int(self.start_D[i])].count(bytes([10])) + 1}"
+
+
+def read(path: pathlib.Path, encoding: str = "utf-8") -> str:
+    """Returns a file's text (.gz too), without a byte order mark. Errors: UserError where it is not in the encoding."""
+    content = _contents(path)
+    return _decoded(content[: len(content)], encoding, path).removeprefix("\ufeff")
+
+
+def _decoded(content: bytes, encoding: str, path: pathlib.Path, start: int = 0) -> str:
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        name = "UTF-8" if encoding == "utf-8" else encoding
+        hint = 'Convert the file, or set encoding= (such as "latin-1") if the source has it.'
+        raise UserError(f"{path}: byte {start + error.start} is not {name}. {hint}") from error
 
 
 def _contents(path: pathlib.Path) -> bytes | mmap.mmap:

@@ -9,6 +9,7 @@ import numpy as np
 
 from decoder_lab.data import counter
 from decoder_lab.data.cache import TokenCache
+from decoder_lab.data.examples import Examples
 
 PERIOD = 1 << 16  # rows after which a mixture repeats its pattern of parts; weights are met to one part in this many
 AT_ONCE = 256  # rows that are looked at together when targets are counted
@@ -49,6 +50,49 @@ class PackedRows(_Counted):
 
     def take(self, rows_B: np.ndarray, epoch: int | None, seed: int) -> dict[str, np.ndarray]:
         return self.packing.take(rows_B, epoch, seed)
+
+
+class ExampleRows:
+    """The examples of a split with the packing that makes batches of them; has the numbers that `PackedRows` has."""
+
+    num_bytes = 0  # of text; examples are not measured in bits per byte
+
+    def __init__(self, packing: Any, examples: Examples):
+        self.packing, self.examples, self.key = packing, examples, examples.key
+        self.num_documents = examples.num_items
+        self.num_tokens = int(examples.longest_E.sum())
+        self._plans: dict[tuple, Any] = {}
+
+    def rows(self, epoch: int | None, seed: int) -> int:
+        """The number of examples."""
+        return len(self.examples)
+
+    def plan(self, batch_size: int, multiple: int = 1, limit: int | None = None) -> Any:
+        """Returns the batches of all examples, or of those of `limit` items, evenly spread; rows are a multiple of `multiple`."""
+        wanted = (batch_size, multiple, limit)
+        if wanted not in self._plans:
+            # examples of one item (windows) stand next to each other and are used together
+            item_E = np.cumsum(np.concatenate([np.diff(shard.index_E, prepend=-1) != 0 for shard in self.examples.shards])) - 1
+            total = int(item_E[-1]) + 1
+            used = total if limit is None else min(total, limit)
+            self._plans[wanted] = self.packing.plan(batch_size, multiple, np.flatnonzero(np.isin(item_E, np.arange(used) * total // used)))
+        return self._plans[wanted]
+
+    @functools.cached_property
+    def num_targets(self) -> int:
+        """Places with a weight; examples, where the task gives no weights."""
+        if "weights" not in self.examples.names:
+            return len(self.examples)
+        return sum(int(np.count_nonzero(shard.features["weights"].values)) for shard in self.examples.shards)
+
+    def share_without_target(self, sample: int = 1024) -> float:
+        """Share of examples in which nothing is predicted, over at most about `sample` evenly spread ones."""
+        if "weights" not in self.examples.names:
+            return 0.0
+        e_B = np.arange(0, len(self.examples), max(1, len(self.examples) // sample))
+        widths = {name: int(self.examples.lengths(name).max()) for name in self.examples.ragged}
+        weights = self.examples.take(e_B, widths)["weights"].reshape(len(e_B), -1)
+        return float(np.mean(~weights.any(axis=1)))
 
 
 class MixedRows(_Counted):

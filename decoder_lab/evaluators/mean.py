@@ -18,8 +18,8 @@ class Evaluator:
     Attributes:
       context: given by the lab.
       split: which part of the data.
-      limit: rows that are used, evenly spread over the split; None is all of them.
-      batch_size: rows at once; None is that of training, rounded up to the number of devices.
+      limit: rows, or items with all their examples, that are used, evenly spread over the split; None is all of them.
+      batch_size: rows at once, in what the packing counts them by; None is that of training, rounded up to the number of devices.
     """
 
     context: Any
@@ -45,7 +45,7 @@ class Evaluator:
         params = context.params(state)
         totals: dict[str, np.ndarray] = {}
         pending = None
-        for batch in feed.evaluation_batches(rows, batch_size, self.limit):
+        for batch in feed.evaluation_batches(rows, batch_size, self.limit, devices):
             done, pending = pending, self._sums(params, meshes.shard_batch(batch, context.mesh))
             _add(totals, done)  # the numbers of the batch before, while the device works on this one
         _add(totals, pending)

@@ -40,25 +40,32 @@ class Task:
         """Changes with whatever changes `example`."""
         return f"language_modeling 1 {self.text_field}"
 
-    def metrics(self, model: Any, params: Any, batch: dict, *, rng: jax.Array | None = None) -> dict[str, tuple]:
+    def dummy(self) -> dict[str, np.ndarray]:
+        """The smallest batch that `forward` reads."""
+        return {"tokens": np.zeros((1, 1), np.int32)}
+
+    def forward(self, model: Any, batch: dict, deterministic: bool, return_hidden: bool = False) -> jax.Array:
+        """Bound model, batch -> logits_BTV float32, or hidden_BTD for `model.unembed`."""
+        extra = dict(positions_BT=batch.get("positions"), segments_BT=batch.get("segments"), return_hidden=return_hidden)
+        return model(batch["tokens"], **extra, deterministic=deterministic)[0]
+
+    def metrics(self, model: Any, params: Any, batch: dict, *, rng: jax.Array | None = None, progress: Any = None) -> dict[str, tuple]:
         """Returns {name: (sum, weight)}; `rng` is the dropout key while training, None in evaluation (no dropout, plain cross-entropy)."""
         training = rng is not None
-        extra = dict(positions_BT=batch.get("positions"), segments_BT=batch.get("segments"), deterministic=not training)
         rngs = {"dropout": rng} if training else None
+        outputs = model.apply({"params": params}, batch, not training, bool(self.loss_chunk), method=self.forward, rngs=rngs)
         regularised = dict(label_smoothing=self.label_smoothing, z_loss=self.z_loss) if training else {}
         if self.loss_chunk:
-            hidden_BTD, _ = model.apply({"params": params}, batch["tokens"], **extra, return_hidden=True, rngs=rngs)
             sums = cross_entropy.chunked_cross_entropy(
                 lambda hidden: model.apply({"params": params}, hidden, method="unembed"),
-                hidden_BTD,
+                outputs,
                 batch["labels"],
                 batch["weights"],
                 chunk=self.loss_chunk,
                 **regularised,
             )
         else:
-            logits_BTV, _ = model.apply({"params": params}, batch["tokens"], **extra, rngs=rngs)
-            sums = cross_entropy.cross_entropy(logits_BTV, batch["labels"], batch["weights"], **regularised)
+            sums = cross_entropy.cross_entropy(outputs, batch["labels"], batch["weights"], **regularised)
         return {"loss": (sums.loss, sums.weight), "nll": (sums.nll, sums.weight), "accuracy": (sums.correct, sums.weight)}
 
     def summary(self, means: dict[str, float], rows: Any) -> dict[str, float]:

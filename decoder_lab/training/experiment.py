@@ -1,5 +1,6 @@
 """A config made real: task, tokenizer, data, model, optimiser and mesh, each built when first asked for."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -11,12 +12,14 @@ import jax.numpy as jnp
 
 from decoder_lab.core import clock as clocks
 from decoder_lab.core import config as config_lib
-from decoder_lab.core import durations, lookup, runtime, tree, writer
+from decoder_lab.core import durations, lookup, tree, writer
 from decoder_lab.core.errors import UserError
 from decoder_lab.data import build, feed
 from decoder_lab.optim import optimizer as optim
 from decoder_lab.parallel import mesh as meshes
 from decoder_lab.training import step as steps
+from decoder_lab.training import summary as summaries
+from decoder_lab.training.context import Context
 
 
 @dataclasses.dataclass
@@ -41,19 +44,46 @@ class Experiment:
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        return build.tokenizer_for(self.config.data, directory=self.workdir / "tokenizer", progress=self.report)
+        return build.tokenizer_for(self.config.data, self.workdir / "tokenizer", self.report, self.config.task)
+
+    @functools.cached_property
+    def source_tokenizer(self) -> Any:
+        """Tokenizer of the source side; the same object as `tokenizer` where the config sets none of its own."""
+        if self.config.data.source_tokenizer is None:
+            return self.tokenizer
+        return build.tokenizer_for(self.config.data, self.workdir / "source_tokenizer", self.report, self.config.task, side="source")
 
     @functools.cached_property
     def task(self) -> Any:
-        return _make("task", self.config.task, tokenizer=self.tokenizer)
+        """The task, with the facts of the train split that it asks for: the run's own copy, or found now."""
+        parts = dict(tokenizer=self.tokenizer, source_tokenizer=self.source_tokenizer, length=self.config.sequence_length)
+        task = lookup.make("task", self.config.task, **parts)
+        self._facts = build.load_facts(task, self.config, self.workdir, self.report)
+        return task
+
+    @functools.cached_property
+    def sizes(self) -> dict[str, int]:
+        """What the model is built for: the tokenizers' sizes, and over them what the task says (labels, characters, added tokens)."""
+        found = {"vocab_size": self.tokenizer.vocab_size, "source_vocab_size": self.source_tokenizer.vocab_size}
+        return found | (self.task.sizes() if hasattr(self.task, "sizes") else {})
 
     @functools.cached_property
     def model(self) -> Any:
-        return make_model(self.config, self.tokenizer.vocab_size)
+        return make_model(self.config, **self.sizes)
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
         return meshes.make_mesh()
+
+    def items(self, split: str) -> Any:
+        """The raw examples of one split: `len(items)`, `items[i]`."""
+        if split not in self._items:
+            self._items[split] = build.source_for(self.config.data, split)
+        return self._items[split]
+
+    @functools.cached_property
+    def _items(self) -> dict[str, Any]:
+        return {}
 
     def check_batch_size(self) -> None:
         """Errors: UserError if the devices cannot share a batch, or a micro-batch, evenly."""
@@ -61,9 +91,10 @@ class Experiment:
         meshes.check_batch_size(self.config.batch_size // self.config.accumulate, self.mesh, "micro-batch (batch_size / accumulate) of")
 
     def rows(self, split: str) -> Any:
-        """Fixed-length rows of one split of the data."""
+        """Fixed-length rows, or the examples, of one split of the data."""
         if split not in self._rows:
-            self._rows[split] = build.rows_for(self.config.data, self.task, split, self.config.sequence_length, progress=self.report)
+            task, length = self.task, self.config.sequence_length
+            self._rows[split] = build.rows_for(self.config.data, task, split, length, progress=self.report, facts=self._facts)
         return self._rows[split]
 
     @functools.cached_property
@@ -71,9 +102,18 @@ class Experiment:
         return {}
 
     @functools.cached_property
-    def feed(self) -> feed.Feed:
+    def feed(self) -> feed.Feed | feed.ExampleFeed:
         """The training batches: `feed.batch(step)`, this process's rows of them."""
-        return feed.Feed(self.rows("train"), self.config.batch_size, self.config.seed, jax.process_index(), jax.process_count())
+        config, processes = self.config, (jax.process_index(), jax.process_count())
+        if self.by_example:
+            multiple = self.mesh.size * config.accumulate
+            return feed.ExampleFeed(self.rows("train"), config.batch_size, config.seed, *processes, multiple=multiple)
+        return feed.Feed(self.rows("train"), config.batch_size, config.seed, *processes)
+
+    @property
+    def by_example(self) -> bool:
+        """Whether batches are made of whole examples, of several shapes, and not of rows of a token stream."""
+        return "examples" in lookup.given("packing", self.config.data.packing.name)
 
     @functools.cached_property
     def clockwork(self) -> durations.Clockwork:
@@ -81,7 +121,11 @@ class Experiment:
         config = self.config
         total = config.total_steps
         if config.total_epochs is not None:
-            total = max(1, round(config.total_epochs * self.feed.examples_per_epoch / config.batch_size))
+            total = max(1, round(config.total_epochs * self.feed.steps_per_epoch))
+        if self.by_example:
+            return ExampleClockwork(
+                total, config.batch_size, config.sequence_length, lambda: self.feed.examples_per_epoch, lambda: self.feed
+            )
         return durations.Clockwork(total, config.batch_size, config.sequence_length, lambda: self.feed.examples_per_epoch)
 
     @functools.cached_property
@@ -101,27 +145,22 @@ class Experiment:
     def lr_fn(self) -> Callable:
         return self._optimizer[1]
 
-    def init_params(self, key: jax.Array) -> Any:
-        """Fresh parameters; traced under jit by the callers."""
-        return self.model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+    @functools.cached_property
+    def init_params(self) -> Callable[[jax.Array], Any]:
+        """Key -> fresh parameters; compiled, hence traced once however often it is asked for shapes or called by other traced functions."""
+        return jax.jit(lambda key: self.model.init(key, self.task.dummy(), True, method=self.task.forward)["params"])
+
+    def training_metrics(self, params: Any, batch: dict, key: jax.Array, progress: Any = None) -> dict[str, tuple]:
+        """The task's {name: (sum, weight)} of a training batch."""
+        return self.task.metrics(self.model, params, batch, rng=key, progress=progress)
 
     @functools.cached_property
     def parameter_shapes(self) -> Any:
         return jax.eval_shape(self.init_params, jax.random.key(0))
 
     def summary(self) -> str:
-        """One line of what runs where: devices, parameters, tokens a step, memory of the state, attention kernel and dtype really used."""
-        config = self.config
-        opt_state = jax.eval_shape(self.optimizer.init, self.parameter_shapes)
-        parts = runtime.memory_estimate(self.parameter_shapes, opt_state, config.ema > 0)
-        memory = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in parts.items() if size)
-        described = getattr(self.model, "describe", None)
-        kernel = f"; {described(jax.default_backend(), config.sequence_length)}" if described else ""
-        return (
-            f"{runtime.device_summary()}; {self.num_parameters:,} parameters; "
-            f"{config.batch_size * config.sequence_length:,} tokens a step, "
-            f"{self.clockwork.total_steps:,} steps; MiB a device: {memory}; compute in {config.dtype}{kernel}"
-        )
+        """One line of what runs where."""
+        return summaries.line(self)
 
     @property
     def num_parameters(self) -> int:
@@ -136,82 +175,87 @@ class Experiment:
 
         return jax.jit(init, out_shardings=meshes.replicated(self.mesh))()
 
-    def train_step(self) -> Callable:
-        """The compiled `train_step(state, batch) -> (state, metrics)`; the state it is given is used up."""
+    def train_step(self, compiling: Callable[[], Any] = contextlib.nullcontext) -> Callable:
+        """The compiled `train_step(state, batch) -> (state, metrics)`; the state it is given is used up.
+
+        A batch of a shape that did not come before is compiled for, inside the context that `compiling` makes.
+        """
         config = self.config
-
-        def metrics_fn(params, batch, key):
-            return self.task.metrics(self.model, params, batch, rng=key)
-
         step = steps.make_train_step(
-            metrics_fn, self.optimizer, self.lr_fn, accumulate=config.accumulate, ema=config.ema, on_nonfinite=config.on_nonfinite
+            self.training_metrics,
+            self.optimizer,
+            self.lr_fn,
+            accumulate=config.accumulate,
+            ema=config.ema,
+            on_nonfinite=config.on_nonfinite,
+            total_steps=self.clockwork.total_steps,
         )
         compiled = jax.jit(step, donate_argnums=0, out_shardings=meshes.replicated(self.mesh))
+        planned = self.feed.shapes if self.by_example else []
         seen: list[dict] = []
 
         def watched(state: steps.TrainState, batch: dict) -> tuple[steps.TrainState, dict]:
             shapes = {name: f"{x.dtype}{list(x.shape)}" for name, x in batch.items()}
             if shapes not in seen:
-                if seen:
+                if seen and shapes not in planned:
                     self.report(f"the step is compiled again: a batch of new shapes came, {shapes}; before: {seen[-1]}")
                 seen.append(shapes)
+                with compiling():
+                    return compiled(state, batch)
             return compiled(state, batch)
 
         return watched
 
     def clock(self) -> clocks.Clock:
-        """Measures the run's speed; MFU where the model knows its FLOPs."""
+        """Measures the run's speed, in tokens that are not padding; MFU where the model knows its FLOPs."""
         config = self.config
+        tokens, length = config.batch_size * config.sequence_length, config.sequence_length
+        if self.by_example:
+            tokens, length = self.feed.tokens_per_step, round(self.feed.tokens_per_step / self.feed.examples_per_step)
         flops = getattr(self.model, "flops_per_token", None)
         peak = clocks.peak_flops(self.mesh.devices.flat[0].device_kind, self.mesh.size)
-        per_token = flops(config.sequence_length) if flops else None
-        return clocks.Clock(config.batch_size * config.sequence_length, per_token, peak)
+        return clocks.Clock(tokens, flops(length) if flops else None, peak)
 
     def evaluation_params(self, state: steps.TrainState) -> Any:
         """The parameters to evaluate and to generate with: the average where there is one, or what a schedule-free optimiser says."""
         return state.ema if state.ema is not None else optim.evaluation_params(state.opt_state, state.params)
 
 
-def make_model(config: Any, vocab_size: int) -> Any:
-    """The config's model for a vocabulary of this size."""
-    return _make("model", config.model, vocab_size=vocab_size, max_length=config.sequence_length, dtype=jnp.dtype(config.dtype))
+@dataclasses.dataclass(frozen=True)
+class ExampleClockwork(durations.Clockwork):
+    """Durations where a step's number of examples varies: epochs, examples and tokens by what an epoch has on average."""
+
+    feed: Callable[[], feed.ExampleFeed]  # asked only where such units are used
+
+    def steps(self, duration: str | int) -> int:
+        number, unit = durations.parse(duration)
+        if unit in ("steps", "%"):
+            return super().steps(duration)
+        found = self.feed()
+        a_step = {"epochs": 1 / found.steps_per_epoch, "examples": found.examples_per_step, "tokens": found.tokens_per_step}[unit]
+        return max(1, round(number / a_step)) if number > 0 else 0
 
 
-def _make(kind: str, plugin: Any, **given: Any) -> Any:
-    """Builds a plug-in object from what the lab gives and what the config chose."""
-    kw = plugin.kw.to_dict() if hasattr(plugin.kw, "to_dict") else dict(plugin.kw)
-    return lookup.find(kind, plugin.name)(**given, **kw)
+def make_model(config: Any, vocab_size: int, **sizes: int) -> Any:
+    """The config's model for a vocabulary of this size and what else the task says (`Task.sizes`). Errors: UserError where a size lacks."""
+    given = dict(max_length=config.sequence_length, dtype=jnp.dtype(config.dtype), vocab_size=vocab_size, **sizes)
+    try:
+        return lookup.make("model", config.model, **given)
+    except UserError as error:
+        if set(lookup.given("model", config.model.name)) <= given.keys():
+            raise
+        raise UserError(f'{error} The task is "{config.task.name}": take one that gives it, or another model.') from error
 
 
 def make_evaluators(experiment: Experiment) -> dict[str, tuple[Any, int]]:
     """Returns {name: (evaluator, steps between its runs)} of the config's evaluators."""
     context = Context(experiment)
     return {
-        name: (_make("evaluator", plugin, context=context), experiment.clockwork.steps(plugin.every))
+        name: (lookup.make("evaluator", plugin, context=context), experiment.clockwork.steps(plugin.every))
         for name, plugin in experiment.config.evaluators.items()
     }
 
 
 def make_writers(config: Any, workdir: pathlib.Path, start: int) -> writer.Writers:
     """Everything that the run's numbers go to, from step `start` on."""
-    return writer.Writers(_make("writer", plugin, directory=workdir, resume_step=start) for plugin in config.log.writers.values())
-
-
-class Context:
-    """What evaluators see of an experiment."""
-
-    def __init__(self, experiment: Experiment):
-        self._experiment = experiment
-        self.model = experiment.model
-        self.task = experiment.task
-        self.tokenizer = experiment.tokenizer
-        self.mesh = experiment.mesh
-        self.batch_size = experiment.config.batch_size
-        self.max_length = experiment.config.sequence_length
-        self.seed = experiment.config.seed
-
-    def rows(self, split: str) -> Any:
-        return self._experiment.rows(split)
-
-    def params(self, state: steps.TrainState) -> Any:
-        return self._experiment.evaluation_params(state)
+    return writer.Writers(lookup.make("writer", plugin, directory=workdir, resume_step=start) for plugin in config.log.writers.values())

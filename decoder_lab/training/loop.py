@@ -32,13 +32,13 @@ def train(experiment: experiments.Experiment, workdir: pathlib.Path, on_start: C
         raise UserError(f"total_steps: got {total}, but the run in {workdir} is at step {start} already.")
     on_start()
     evaluators = experiments.make_evaluators(experiment)
-    train_step = experiment.train_step()
     with (
         saver,
         contextlib.closing(Numbers(experiment, workdir, start, meta)) as numbers,
         feed.Prefetch(lambda step: meshes.shard_batch(experiment.feed.batch(step), experiment.mesh), start, total) as batches,
         runtime.StopSignals() as stop,
     ):
+        train_step = experiment.train_step(numbers.clock.pause)
         for step in range(start, total + 1):
             stopping = stop.requested  # read once: a signal in the middle of this round counts in the next
             if step > start or not start:  # a resumed step was evaluated and saved before

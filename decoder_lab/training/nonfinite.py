@@ -48,12 +48,10 @@ def replay(experiment: Any, workdir: pathlib.Path) -> Iterator[str]:
     with np.load(folder / "batch.npz") as stored:
         batch = dict(stored)
 
-    def metrics_fn(params, batch, key):
-        return experiment.task.metrics(experiment.model, params, batch, rng=key)
-
     @jax.jit
     def gradients(state, batch):
         key = jax.random.fold_in(state.key, state.step)
+        metrics_fn = steps.at_step(experiment.training_metrics, state.step, experiment.clockwork.total_steps)
         return steps.sum_gradients(metrics_fn, state.params, batch, key, experiment.config.accumulate)
 
     grads, metrics = gradients(state, batch)

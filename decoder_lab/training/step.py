@@ -1,5 +1,6 @@
 """One optimiser step as pure maths: sums of loss and gradient over micro-batches and devices, divided once by the global weight."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -65,24 +66,38 @@ def sum_gradients(metrics_fn: Callable, params: Any, batch: dict, key: jax.Array
     return total
 
 
+def at_step(metrics_fn: Callable, step: jax.Array, total_steps: int | None) -> Callable:
+    """Returns `metrics_fn` with the progress of a run of `total_steps` at this step filled in."""
+    return metrics_fn if total_steps is None else functools.partial(metrics_fn, progress=step.astype(jnp.float32) / total_steps)
+
+
 def make_train_step(
-    metrics_fn: Callable, optimizer: optax.GradientTransformation, lr_fn: Callable, *, accumulate: int, ema: float, on_nonfinite: str
+    metrics_fn: Callable,
+    optimizer: optax.GradientTransformation,
+    lr_fn: Callable,
+    *,
+    accumulate: int,
+    ema: float,
+    on_nonfinite: str,
+    total_steps: int | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Returns `train_step(state, batch) -> (state, metrics)`.
 
     Args:
-      metrics_fn: `(params, batch, key) -> {name: (sum, weight)}`; "loss" is what is trained.
+      metrics_fn: `(params, batch, key) -> {name: (sum, weight)}`; "loss" is what is trained. With `total_steps` it takes `progress`
+        too, the share of the run that is done, float32 in [0, 1], for what changes inside a loss over the run.
       optimizer: takes the mean gradient; clips it by its global norm if the config says so.
       lr_fn: optimiser step -> learning rate, reported only.
       accumulate: micro-batches a step.
       ema: decay, 0 for none.
       on_nonfinite: "skip" leaves state as it was at a bad step; "stop" leaves it so from the first bad step on, so that the state
         that the loop sees one step later is still the one from which the bad step can be replayed.
+      total_steps: of the whole run.
     """
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(state.key, state.step)
-        grads, metrics = sum_gradients(metrics_fn, state.params, batch, key, accumulate)
+        grads, metrics = sum_gradients(at_step(metrics_fn, state.step, total_steps), state.params, batch, key, accumulate)
         loss_sum, weight = metrics["loss"]
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-6), grads)
         norm = optax.tree.norm(grads)

@@ -46,6 +46,11 @@ def test_a_pattern_that_matches_nothing_lists_the_names():
         tree.check_patterns(PARAMS, ["kernel", "kernal"], "lr_multipliers")
 
 
+def test_a_pattern_that_is_no_regular_expression_is_named():
+    with pytest.raises(UserError, match=r'no_decay: "bias\(" is not a regular expression: .*position 4'):
+        tree.check_patterns(PARAMS, ["kernel", "bias("], "no_decay")
+
+
 def test_diff_says_what_is_missing_new_and_different():
     got = {
         "embed": {"embedding": np.zeros((9, 4), np.float32)},

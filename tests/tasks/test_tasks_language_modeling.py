@@ -57,3 +57,14 @@ def test_chunked_logits_equal_whole_ones(made, chunk, smoothing, z_loss):
     for name in whole:
         np.testing.assert_allclose(whole[name], cut[name], rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), whole_grads, cut_grads)
+
+
+def test_initial_parameters_are_those_of_the_model_alone(made):
+    """The task's dummy batch decides nothing: parameters, and their paths in checkpoints, are what `model.init` gives."""
+    model, _, batch = made
+    task = Task(None)
+    key = jax.random.key(3)
+    ours = jax.jit(lambda k: model.init(k, task.dummy(), True, method=task.forward))(key)["params"]
+    plain = jax.jit(lambda k: model.init(k, batch["tokens"]))(key)["params"]
+    assert jax.tree.structure(ours) == jax.tree.structure(plain)
+    jax.tree.map(np.testing.assert_array_equal, ours, plain)

@@ -1,4 +1,8 @@
-"""The terminal: a progress bar with what matters now, and a line for each evaluation; plain lines where there is no terminal."""
+"""The terminal: a progress bar with what matters now, and a line for each evaluation.
+
+Where there is no terminal, such as in a log file, the bar becomes a line every `every_seconds`, whatever `log.every` says: that one rules
+what the other writers get.
+"""
 
 import dataclasses
 import pathlib
@@ -6,6 +10,8 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+
+from decoder_lab.core import units
 
 BAR_WIDTH = 16
 REDRAW_SECONDS = 0.1
@@ -75,20 +81,12 @@ class Writer:
 
 def _pair(name: str, value: float) -> str:
     forms = {
-        "tokens_per_s": lambda v: f"{_short(v)} tokens/s",
+        "tokens_per_s": lambda v: f"{units.short(v)} tokens/s",
         "mfu": lambda v: f"MFU {100 * v:.3g}%",
-        "flop_per_s": lambda v: f"{_short(v)}FLOP/s",
+        "flop_per_s": lambda v: f"{units.short(v)}FLOP/s",
         "seconds_left": lambda v: f"{_duration(v)} left",
     }
     return forms[name](value) if name in forms else f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-
-
-def _short(value: float) -> str:
-    for unit in ("", "k", "M"):
-        if abs(value) < 999.5:
-            return f"{value:.3g}{unit}"
-        value /= 1000
-    return f"{value:.3g}G"
 
 
 def _duration(seconds: float) -> str:

@@ -2,31 +2,35 @@
 
 import dataclasses
 import functools
+import json
 import pathlib
 from typing import Any
 
 from decoder_lab.core.errors import UserError, unknown
-from decoder_lab.data import files
+from decoder_lab.data import files, records
 
 TO_PREPARE = 'builder.download_and_prepare(file_format="array_record")'
 
 
 @dataclasses.dataclass
 class Source:
-    """Items {"text": str, **all features of the example}.
+    """Items {**features of the example, **fields}.
 
     Attributes:
       split: given by the lab.
       dataset: name as TFDS knows it ("lm1b", "my_set/config:1.0.0"), or the directory of a prepared version.
       data_dir: where prepared data sets lie; None is TFDS's own default.
-      text_feature: which feature is the text.
+      fields: item field -> feature, "a.b.0" for a value inside values, or a list of these to be joined; {}: the features as they are.
+        A label that TFDS stores as a number is called by its name.
+      join: stands between joined texts.
       train: TFDS split that stands for training, slices such as "train[:90%]" included; likewise validation, test.
     """
 
     split: str
     dataset: str = ""
     data_dir: str | None = None
-    text_feature: str = "text"
+    fields: dict = dataclasses.field(default_factory=lambda: dict(text="text"))
+    join: str = " "
     train: str = "train"
     validation: str = "validation"
     test: str = "test"
@@ -50,8 +54,6 @@ class Source:
             raise UserError(f"source tfds: {builder.info.full_name} is not prepared in {builder.data_path}. Prepare it: {TO_PREPARE}")
         if (name := wanted.split("[")[0]) not in builder.info.splits:
             raise UserError(unknown(f"source tfds: {self.split}", name, builder.info.splits))
-        if self.text_feature not in builder.info.features:
-            raise UserError(unknown("source tfds: text_feature", self.text_feature, builder.info.features))
         try:
             examples = builder.as_data_source(wanted)
         except NotImplementedError as error:
@@ -68,19 +70,19 @@ class Source:
         return len(self._examples)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        item = self._examples[i]
-        text = item[self.text_feature]
-        if not isinstance(text, bytes | str):
-            kinds = ", ".join(f"{name} ({type(value).__name__})" for name, value in item.items())
-            raise UserError(
-                f'source tfds: text_feature "{self.text_feature}" is {type(text).__name__}, expected bytes or str. Found: {kinds}.'
-            )
-        return {**item, "text": text.decode("utf-8") if isinstance(text, bytes) else text}
+        try:
+            item = records.mapped(self._examples[i], self.fields, self.join)
+        except records.Wrong as error:
+            raise UserError(f"source tfds: {self._builder.info.full_name}, {self.split} example {i}: {error}") from error
+        place = self.fields.get("label")
+        features = self._builder.info.features
+        kind = features[place] if isinstance(place, str) and place in features else None
+        return {**item, "label": kind.int2str(int(item["label"]))} if hasattr(kind, "int2str") else item
 
     def fingerprint(self) -> str:
         self._examples  # noqa: B018 - says what is wrong with the data set before its files are looked for
         paths = sorted(p for p in pathlib.Path(self._builder.data_path).iterdir() if p.is_file())
-        return files.fingerprint(paths, "tfds 1", self.text_feature, getattr(self, self.split))
+        return files.fingerprint(paths, "tfds 2", json.dumps([self.fields, self.join], sort_keys=True), getattr(self, self.split))
 
 
 def problems(kw: dict) -> list[str]:

@@ -1,4 +1,4 @@
-"""One id a character (Unicode code point) of the training data, in code point order, without special ids."""
+"""One id a character (Unicode code point) of the training data, in code point order; special ids, where asked for, come after them."""
 
 import dataclasses
 import hashlib
@@ -14,16 +14,17 @@ SHOWN = 10  # characters listed in a message
 
 @dataclasses.dataclass
 class Tokenizer:
-    """Characters to ids and back; there is no end of text.
+    """Characters to ids and back.
 
     Attributes:
       unknown: a character that the training data does not have is an error, or is replaced by one id more, which decodes to U+FFFD.
+      eos: whether there is an end of text, the last id, which decodes to nothing; tasks that write texts of their own length need it.
     """
 
     unknown: Literal["error", "replace"] = "error"
+    eos: bool = False
 
     learns = True
-    eos_id = None
 
     @property
     def lossless(self) -> bool:
@@ -31,7 +32,11 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        return len(self._characters) + (self.unknown == "replace")
+        return len(self._characters) + (self.unknown == "replace") + self.eos
+
+    @property
+    def eos_id(self) -> int | None:
+        return self.vocab_size - 1 if self.eos else None
 
     def train(self, texts: Iterator[str]) -> bytes:
         characters: set[str] = set()
@@ -46,7 +51,7 @@ class Tokenizer:
         points = _points(self._characters)
         self._ids = np.full(int(points.max()) + 2, -1, np.int32)  # the last entry stands for every code point beyond
         self._ids[points] = np.arange(len(points))
-        self._fingerprint = f"character 1 {self.unknown} {hashlib.sha256(artefact).hexdigest()}"
+        self._fingerprint = f"character 2 {self.unknown} {self.eos} {hashlib.sha256(artefact).hexdigest()}"
 
     def encode(self, text: str) -> np.ndarray:
         ids = self._ids[np.minimum(_points(text), len(self._ids) - 1)]
@@ -60,11 +65,12 @@ class Tokenizer:
         listed = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in names[:SHOWN]) + more
         raise UserError(
             f"tokenizer character: the training data has no {listed}. "
-            'Set tokenizer.kw.unknown="replace", use more training data, or use the byte tokenizer.'
+            "Use --config.data.tokenizer.kw.unknown=replace, more training data, or --config.data.tokenizer.name=byte."
         )
 
     def decode(self, ids) -> str:
-        return "".join(self._characters[i] if i < len(self._characters) else "\ufffd" for i in np.asarray(ids).tolist())
+        known, end = self._characters, self.eos_id
+        return "".join(known[i] if i < len(known) else "\ufffd" for i in np.asarray(ids).tolist() if i != end)
 
     def fingerprint(self) -> str:
         return self._fingerprint

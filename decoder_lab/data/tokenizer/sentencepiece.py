@@ -7,6 +7,7 @@ inside its pieces and reads that character back as a space, so U+2581 itself is 
 import dataclasses
 import hashlib
 import io
+import re
 from collections.abc import Iterator
 from typing import Literal
 
@@ -69,8 +70,7 @@ class Tokenizer:
                 minloglevel=2,
             )
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].split("] ")[-1]
-            raise UserError(f"tokenizer sentencepiece: vocab_size={self.vocab_size} cannot be learned from this text: {reason}") from error
+            raise UserError(f"tokenizer sentencepiece: {_reason(str(error), self.vocab_size)}") from error
         return model.getvalue()
 
     def _sample(self, texts: Iterator[str]) -> Iterator[str]:
@@ -117,6 +117,24 @@ class Tokenizer:
 
     def fingerprint(self) -> str:
         return self._fingerprint
+
+
+def _reason(message: str, vocab_size: int) -> str:
+    """Returns what to do about an error of SentencePiece's training."""
+    flag = "--config.data.tokenizer.kw.vocab_size"
+    if found := re.search(r"too high.*<= (\d+)", message):
+        most = int(found[1])
+        return (
+            f"vocab_size={vocab_size} cannot be learned from so little text; the most is {most}: use {flag}={most}, or more training data."
+        )
+    if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return (
+            f"vocab_size={vocab_size} has no room for the text's characters; the least is {found[1]}: use {flag}={found[1]} or more, "
+            "or a smaller --config.data.tokenizer.kw.character_coverage."
+        )
+    if "sentences_.empty()" in message:
+        return "the training data holds no text."
+    return f"vocab_size={vocab_size} cannot be learned from this text: {message.strip().splitlines()[-1].split('] ')[-1]}"
 
 
 def _piece_bytes(processor, i: int) -> bytes:

@@ -17,7 +17,7 @@ def write(path, lines):
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
 def test_items_have_text_and_all_fields(tmp_path, name):
     path = write(tmp_path / name, [{"body": "é\n1", "id": 1}, "", "  ", {"body": "2", "id": [2]}])
-    source = jsonl.Source(split="train", train=path, text_field="body")
+    source = jsonl.Source(split="train", train=path, fields=dict(text="body"))
     assert [source[i] for i in range(len(source))] == [{"text": "é\n1", "body": "é\n1", "id": 1}, {"text": "2", "body": "2", "id": [2]}]
 
 
@@ -46,8 +46,20 @@ def test_wrong_lines_say_where_and_what(tmp_path, line, message):
 
 
 def test_empty_file(tmp_path):
-    with pytest.raises(UserError, match="train split holds no line"):
+    with pytest.raises(UserError, match="train split holds nothing"):
         len(jsonl.Source(split="train", train=write(tmp_path / "a.jsonl", [""])))
+
+
+def test_fields_of_lists_and_inner_values(tmp_path):
+    record = {"source": ["One.", "Two."], "target": ["a", "b"], "meta": {"kind": 3}, "extra": None}
+    path = write(tmp_path / "a.jsonl", [record])
+    fields = dict(source="source", target="target.0", references="target", label="meta.kind", text=("target.1", "extra", "source"))
+    item = jsonl.Source(split="train", train=path, fields=fields)[0]
+    assert (item["source"], item["target"], item["references"], item["label"]) == ("One. Two.", "a", ["a", "b"], "3")
+    assert item["text"] == "b One. Two." and item["meta"] == {"kind": 3}
+    for place in ("target.2", "meta.kid", "source.x", "nothing"):
+        with pytest.raises(UserError, match=f'jsonl:1: no field "{place}"'):
+            jsonl.Source(split="train", train=path, fields=dict(text=place))[0]
 
 
 def test_problems_of_a_config():

@@ -42,8 +42,15 @@ def test_several_documents_are_divided_by_hash(tmp_path, separator):
 
 def test_empty_split_is_an_error(tmp_path):
     (tmp_path / "a").write_text(" \n")
-    with pytest.raises(UserError, match="train split holds no text"):
+    with pytest.raises(UserError, match="train split holds nothing"):
         texts(split="train", train=str(tmp_path / "a"))
+
+
+def test_other_encodings(tmp_path):
+    (tmp_path / "a").write_bytes("één\0two".encode("utf-16"))
+    assert texts(split="train", train=str(tmp_path / "a"), encoding="utf-16") == ["één\0two"]
+    with pytest.raises(UserError, match='encoding "utf9" is not known'):
+        text.Source(split="train", train=str(tmp_path / "a"), encoding="utf9")
 
 
 def test_fingerprint_is_made_without_reading_and_follows_every_change(tmp_path):

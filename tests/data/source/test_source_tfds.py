@@ -15,7 +15,8 @@ class {name}(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self):
-        features = tfds.features.FeaturesDict(dict(text=tfds.features.Text(), stars=np.int32))
+        kind = tfds.features.ClassLabel(names=["book", "film"])
+        features = tfds.features.FeaturesDict(dict(text=tfds.features.Text(), stars=np.int32, kind=kind))
         return self.dataset_info_from_configs(features=features)
 
     def _split_generators(self, dl_manager):
@@ -26,7 +27,7 @@ class {name}(tfds.core.GeneratorBasedBuilder):
 
     def _examples(self, split, count):
         for i in range(count):
-            yield i, dict(text=f"{{split}} é {{i}}", stars=i)
+            yield i, dict(text=f"{{split}} é {{i}}", stars=i, kind=i % 2)
 """
 
 
@@ -58,6 +59,15 @@ def test_items_and_splits_by_name_and_by_directory(prepared):
     assert "tensorflow" not in sys.modules
 
 
+def test_fields_and_names_of_labels(prepared):
+    source = source_tfds.Source(split="train", dataset=str(prepared.data_path), fields=dict(source="text", label="kind"))
+    for i in range(len(source)):
+        item = source[i]
+        assert item["source"] == f"train é {item['stars']}" and item["label"] == ("book", "film")[item["stars"] % 2]
+    number = source_tfds.Source(split="train", dataset=str(prepared.data_path), fields=dict(label="stars"))
+    assert {number[i]["label"] for i in range(20)} == {str(i) for i in range(20)} and number.fingerprint() != source.fingerprint()
+
+
 def test_sliced_splits_and_fingerprints(prepared):
     base = dict(dataset=str(prepared.data_path), validation="train[75%:]")
     sliced = source_tfds.Source(split="validation", **base)
@@ -72,10 +82,10 @@ def test_errors_name_what_there_is(prepared):
     directory = str(prepared.data_path)
     with pytest.raises(UserError, match='"test" is not known.*Known: train, validation'):
         len(source_tfds.Source(split="test", dataset=directory))
-    with pytest.raises(UserError, match='"texts" is not known. Did you mean "text"'):
-        len(source_tfds.Source(split="train", dataset=directory, text_feature="texts"))
-    with pytest.raises(UserError, match="is int, expected bytes or str. Found: .*text \\(bytes\\)"):
-        source_tfds.Source(split="train", dataset=directory, text_feature="stars")[0]
+    with pytest.raises(UserError, match='lab_reviews/1.0.0, train example 0: no field "texts".*Did you mean "text"'):
+        source_tfds.Source(split="train", dataset=directory, fields=dict(text="texts"))[0]
+    with pytest.raises(UserError, match='field "stars" is int, expected a string'):
+        source_tfds.Source(split="train", dataset=directory, fields=dict(text="stars"))[0]
     with pytest.raises(UserError, match='"no_such_set" is not known'):
         len(source_tfds.Source(split="train", dataset="no_such_set"))
 

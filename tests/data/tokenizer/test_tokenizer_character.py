@@ -32,7 +32,9 @@ def test_vocabulary_is_sorted_and_has_no_special_ids():
 def test_unknown_characters_are_named():
     with pytest.raises(UserError, match=r"no '\\n' \(U\+000A\), '!'") as caught:
         trained("abc").encode("a\nb!é😀")
-    assert all(part in str(caught.value) for part in ("'!' (U+0021)", "'é' (U+00E9)", "U+1F600", 'unknown="replace"'))
+    assert all(
+        part in str(caught.value) for part in ("'!' (U+0021)", "'é' (U+00E9)", "U+1F600", "--config.data.tokenizer.kw.unknown=replace")
+    )
     with pytest.raises(UserError, match="and 16 more"):
         trained("-").encode("abcdefghijklmnopqrstuvwxyz")
 
@@ -41,6 +43,14 @@ def test_unknown_characters_are_replaced_if_asked():
     tokenizer = trained("abc", unknown="replace")
     assert tokenizer.encode("axb😀").tolist() == [0, 3, 1, 3] and tokenizer.vocab_size == 4
     assert tokenizer.decode([0, 3]) == "a\ufffd" and not tokenizer.lossless
+
+
+@pytest.mark.parametrize("unknown", ["error", "replace"])
+def test_end_of_text_if_asked(unknown):
+    tokenizer = trained("abc", unknown=unknown, eos=True)
+    assert tokenizer.eos_id == tokenizer.vocab_size - 1 == 3 + (unknown == "replace") and tokenizer.lossless == (unknown == "error")
+    assert tokenizer.encode("cab").tolist() == trained("abc").encode("cab").tolist()
+    assert tokenizer.decode([0, tokenizer.eos_id, 1]) == "ab" and tokenizer.fingerprint() != trained("abc", unknown=unknown).fingerprint()
 
 
 def test_no_text_is_an_error():

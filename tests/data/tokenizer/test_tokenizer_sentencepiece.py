@@ -87,11 +87,19 @@ def test_fingerprint_follows_the_learned_model(trained):
     assert other.fingerprint() != trained.fingerprint()
 
 
-def test_too_little_text_says_so():
-    with pytest.raises(UserError, match="vocab_size=4096 cannot be learned from this text: .*"):
-        sentencepiece.Tokenizer().train(iter(["too little"]))
-    with pytest.raises(UserError, match="cannot be learned"):
-        sentencepiece.Tokenizer(vocab_size=300).train(iter([]))
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_errors_of_training_name_a_size_that_works(model_type):
+    texts = list(corpus(4, 2))
+
+    def train(vocab_size):
+        return sentencepiece.Tokenizer(vocab_size=vocab_size, model_type=model_type).train(iter(texts))
+
+    for wrong in (4096, 259):
+        with pytest.raises(UserError, match=f"vocab_size={wrong} .*use --config.data.tokenizer.kw.vocab_size=([0-9]+)") as caught:
+            train(wrong)
+        assert train(int(str(caught.value).split("kw.vocab_size=")[1].split(",")[0].split(" ")[0]))
+    with pytest.raises(UserError, match="holds no text"):
+        sentencepiece.Tokenizer(vocab_size=300, model_type=model_type).train(iter([]))
 
 
 def test_problems_of_a_config():

@@ -1,0 +1,82 @@
+"""What can be wrong with a config whose every setting is known: ranges, forms, contradictions, and what plug-ins check themselves."""
+
+import re
+from typing import Any
+
+from decoder_lab.core import fields, lookup
+from decoder_lab.core import values as typed
+from decoder_lab.core.lookup import Field
+
+
+def check(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
+    """Checks values against choices, ranges and forms, and lets each plug-in check its own."""
+    for path, (field, value) in tree.items():
+        problems.extend(typed.problems(path, field, value))
+    for pattern in [p for name in ("optimizer.no_decay", "init_from.include", "init_from.exclude") for p in tree[name][1]]:
+        _check_regex(pattern, problems)
+    for pattern in [*tree["optimizer.lr_multipliers"][1], *tree["init_from.rename"][1]]:
+        _check_regex(pattern, problems)
+    for pattern, factor in tree["optimizer.lr_multipliers"][1].items():
+        if isinstance(factor, bool) or not isinstance(factor, int | float):
+            problems.append(f"optimizer.lr_multipliers.{pattern}: got {factor!r}, expected a number.")
+    if not 0 <= (tree["ema"][1] or 0) < 1:
+        problems.append(f"ema: got {tree['ema'][1]!r}, expected a decay in [0, 1).")
+    batch, micro = tree["batch_size"][1], tree["accumulate"][1]
+    if micro > 0 and batch % micro:
+        problems.append(f"accumulate: batch_size {batch} cannot be cut into {micro} equal micro-batches.")
+    metric = tree["checkpoint.metric"][1]
+    evaluators = sorted({path.split(".")[1] for path in tree if path.startswith("evaluators.")})
+    for name in set(evaluators) & set(fields.EVALUATORS_TAKEN):
+        problems.append(f"evaluators.{name}: the name is taken, {name}/... are training's own numbers; call it otherwise.")
+    if tree["checkpoint.keep_best"][1] and metric.split("/")[0] not in evaluators:
+        there = ", ".join(evaluators) or "none"
+        problems.append(f"checkpoint.metric: {metric} comes from no evaluator; there are: {there}. Or set checkpoint.keep_best to 0.")
+    _check_plugins(tree, problems)
+
+
+def _check_plugins(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
+    """Lets each plug-in, nested ones too, check its own fields, where nothing is wrong with these one by one."""
+    found = nested(tree)
+    wrong = "\n".join(problems)
+
+    def walk(path: str, node: Any, kind: str) -> None:
+        if not isinstance(node, dict) or "kw" not in node:  # an optional one that is not there, or one that could not be completed
+            return
+        if not re.search(rf"(?<![\w.]){re.escape(path)}[.:]", wrong.replace("--config.", "")):
+            problems.extend(f"{path}: {p}" for p in lookup.problems(kind, node["name"], node["kw"]))
+        for key, field in lookup.fields(kind, node["name"]).items():
+            if field.plugin:
+                walk(f"{path}.kw.{key}", node["kw"].get(key), field.plugin)
+            for entry in (node["kw"].get(key) or ()) if field.plugins else ():
+                walk(f"{path}.kw.{key}.{entry}", node["kw"][key][entry], field.plugins)
+
+    walk("optimizer", found["optimizer"], "optimizer")
+
+    for name, field in fields.FIELDS.items():
+        node = found
+        for part in name.split("."):
+            node = node.get(part)
+        if field.plugin:
+            walk(name, node, field.plugin)
+        for entry in (node or ()) if field.plugins else ():
+            walk(f"{name}.{entry}", node[entry], field.plugins)
+
+
+def _check_regex(pattern: str, problems: list[str]) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        problems.append(f"pattern {pattern!r} is not a regular expression: {error}.")
+
+
+def nested(tree: dict[str, tuple[Field, Any]]) -> dict:
+    """Returns {dotted path: (field, value)} as nested dicts of values."""
+    root: dict = {}
+    for path, (_, value) in tree.items():
+        node = root
+        *parents, leaf = path.split(".")
+        for part in parents:
+            node = node.setdefault(part, {})
+        if not (isinstance(value, dict) and leaf in node):
+            node[leaf] = value
+    return root

@@ -1,0 +1,33 @@
+"""What is said at the start of a run: devices, parameters, batches, memory, kernels."""
+
+from typing import Any
+
+import jax
+
+from decoder_lab.core import runtime
+
+
+def line(experiment: Any) -> str:
+    """One line of what runs where: devices, parameters, tokens a step, memory of the state, attention kernel and dtype really used."""
+    config = experiment.config
+    opt_state = jax.eval_shape(experiment.optimizer.init, experiment.parameter_shapes)
+    parts = runtime.memory_estimate(experiment.parameter_shapes, opt_state, config.ema > 0)
+    memory = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in parts.items() if size)
+    described = getattr(experiment.model, "describe", None)
+    kernel = f"; {described(jax.default_backend(), config.sequence_length)}" if described else ""
+    return (
+        f"{runtime.device_summary()}; {experiment.num_parameters:,} parameters; {batches(experiment)}, "
+        f"{experiment.clockwork.total_steps:,} steps; MiB a device: {memory}; compute in {config.dtype}{kernel}"
+    )
+
+
+def batches(experiment: Any) -> str:
+    """How much a step reads, and in how many shapes."""
+    if not experiment.by_example:
+        return f"{experiment.config.batch_size * experiment.config.sequence_length:,} tokens a step"
+    feed = experiment.feed
+    shapes = ", ".join(f"{bucket.rows} x {bucket.width}" for bucket in feed.plan.buckets)
+    return (
+        f"{feed.tokens_per_step:,.0f} tokens a step on average, in {len(feed.shapes)} shapes of batches, each compiled once "
+        f"({shapes}; {feed.plan.padding:.1%} padding), {feed.plan.num_batches:,} steps an epoch"
+    )

@@ -1,0 +1,160 @@
+"""Plug-ins inside plug-ins: completed, checked and overridden at every depth, and built from what the lab gives."""
+
+import sys
+
+import pytest
+
+from decoder_lab.core import config as config_lib
+from decoder_lab.core import lookup
+from decoder_lab.core.errors import UserError
+
+ENCODER = """
+import flax.linen as nn
+class Encoder(nn.Module):
+  vocab_size: int
+  dtype: str
+  width: int = 4
+  table: dict | None = None
+def problems(kw):
+  return ["width must be even, got %d" % kw["width"]] if kw["width"] % 2 else []
+"""
+
+MODEL = """
+import dataclasses
+import flax.linen as nn
+from decoder_lab.core import lookup
+from decoder_lab.core.lookup import Plugin
+VARIANTS = {
+  "big": dict(encoder=dict(name="nested.wide", kw=dict(width=64)), depth=3),
+  "plain": dict(depth=2),
+}
+class Model(nn.Module):
+  vocab_size: int
+  num_labels: int
+  dtype: str
+  variant: str = ""
+  depth: int = 1
+  encoder: Plugin["encoder"] = dataclasses.field(default_factory=lambda: dict(name="nested.small", kw={}))
+  other: Plugin["encoder"] | None = None
+  def setup(self):
+    self.inner = lookup.make("encoder", self.encoder, vocab_size=self.vocab_size, max_length=7, dtype=self.dtype)
+def problems(kw):
+  found = ["depth must be positive"] if kw["depth"] < 1 else []
+  return found + (["encoder is wider than 100"] if kw["encoder"]["kw"]["width"] > 100 else [])
+"""
+
+
+@pytest.fixture(autouse=True)
+def nested(tmp_path, monkeypatch):
+    """Dotted-path plug-ins nested.model, nested.small, nested.wide (with one more field than small)."""
+    folder = tmp_path / "nested"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "model.py").write_text(MODEL)
+    (folder / "small.py").write_text(ENCODER)
+    (folder / "wide.py").write_text(ENCODER.replace("width: int = 4", "width: int = 8\n  heads: int = 2"))
+    monkeypatch.syspath_prepend(tmp_path)
+    lookup._read.cache_clear()
+    for name in [n for n in sys.modules if n.split(".")[0] == "nested"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def resolve(*overrides, **kw):
+    return config_lib.resolve({"model": dict(name="nested.model", kw=kw)}, overrides)
+
+
+def encoder(config):
+    return config.model.kw.encoder.to_dict()
+
+
+def test_a_nested_plugin_is_completed_and_can_be_overridden():
+    assert encoder(resolve()) == dict(name="nested.small", kw=dict(width=4, table=None))
+    assert encoder(resolve("model.kw.encoder.kw.width=6"))["kw"]["width"] == 6
+    swapped = encoder(resolve("model.kw.encoder.name=nested.wide", "model.kw.encoder.kw.heads=3"))
+    assert swapped == dict(name="nested.wide", kw=dict(width=8, heads=3, table=None))
+    assert encoder(resolve(encoder="nested.wide"))["kw"]["heads"] == 2  # a name alone
+
+
+def test_a_variant_may_hold_nested_plugins():
+    config = resolve(variant="big")
+    assert encoder(config) == dict(name="nested.wide", kw=dict(width=64, heads=2, table=None)) and config.model.kw.depth == 3
+    assert encoder(resolve("model.kw.encoder.kw.heads=5", variant="big"))["kw"] == dict(width=64, heads=5, table=None)
+    assert encoder(resolve("model.kw.variant=big"))["kw"]["width"] == 64
+    assert encoder(resolve("model.kw.encoder.name=nested.small", variant="big")) == dict(name="nested.small", kw=dict(width=64, table=None))
+    laid_over = encoder(resolve(variant="big", encoder=dict(kw=dict(heads=4))))
+    assert laid_over == dict(name="nested.wide", kw=dict(width=64, heads=4, table=None))
+    replaced = encoder(resolve(variant="big", encoder=dict(name="nested.small")))
+    assert replaced == dict(name="nested.small", kw=dict(width=4, table=None))
+
+
+def test_an_optional_one_may_be_missing_and_set_later():
+    assert resolve().model.kw.other is None
+    config = resolve("model.kw.other.name=nested.wide", "model.kw.other.kw.heads=7")
+    assert config.model.kw.other.kw.heads == 7
+    again = config_lib.from_json(config_lib.to_json(config))
+    assert not config_lib.differences(config, again)
+    assert not config_lib.differences(resolve(), config_lib.from_json(config_lib.to_json(resolve())))
+    assert config_lib.resolve({}, ["data.source_tokenizer.name=character"]).data.source_tokenizer.name == "character"
+    assert config_lib.resolve({}).data.source_tokenizer is None
+
+
+def test_problems_of_all_levels_are_reported_at_once():
+    with pytest.raises(UserError) as error:
+        resolve(
+            "lrr=1",
+            "model.kw.encoder.kw.widht=3",
+            depth=0,
+            encoder=dict(name="nested.wide", kw=dict(width=3, hads=2)),
+            other=dict(name="nested.small", kw=dict(width=5)),
+        )
+    text = str(error.value)
+    for wanted in ('"lr"', '"model.kw.encoder.kw.width"', '"model.kw.encoder.kw.heads"', "model.kw.other: width must be even, got 5"):
+        assert wanted in text, (wanted, text)
+    with pytest.raises(UserError) as error:
+        resolve(depth=0, encoder=dict(name="nested.wide", kw=dict(width=101)), other=dict(name="nested.small", kw=dict(width=5)))
+    text = str(error.value)
+    for wanted in (
+        "4 problems",
+        "depth must be positive",
+        "wider than 100",
+        "model.kw.encoder: width must be even",
+        "model.kw.other: width",
+    ):
+        assert wanted in text, (wanted, text)
+    with pytest.raises(UserError, match='1 problem(.|\n)*model.kw.encoder: encoder: "smal" is not known'):
+        resolve(encoder=dict(name="smal"))
+    with pytest.raises(UserError, match="model.kw.encoder: got 3, expected dict"):
+        resolve(encoder=3)
+
+
+def test_make_passes_what_is_asked_for_and_names_what_lacks():
+    made = lookup.make("model", resolve().model, vocab_size=9, num_labels=2, dtype="float32", source_vocab_size=3)
+    assert (made.vocab_size, made.num_labels, made.depth) == (9, 2, 1)
+    with pytest.raises(UserError, match=r'model "nested.model" needs num_labels; here there is vocab_size, dtype. num_labels is given by'):
+        lookup.make("model", resolve().model, vocab_size=9, dtype="float32")
+
+
+def test_linen_modules_are_built_hashable_at_every_depth():
+    kw = dict(encoder=dict(name="nested.small", kw=dict(table={"a": {"b": [1, 2]}})))
+    one, same = (lookup.make("model", resolve(**kw).model, vocab_size=9, num_labels=2, dtype="float32") for _ in range(2))
+    assert hash(one) == hash(same) and one == same
+    inner = one.bind({}).inner
+    assert hash(inner.clone(parent=None)) and inner.table["a"]["b"] == (1, 2) and inner.width == 4
+    assert {one: 1}[same] == 1
+
+
+def test_a_plugin_may_be_a_plain_dict_with_a_variant():
+    made = lookup.make("model", dict(name="nested.model", kw=dict(variant="big", depth=5)), vocab_size=9, num_labels=2, dtype="float32")
+    assert made.depth == 5 and made.encoder["name"] == "nested.wide"
+    assert lookup.make("model", dict(name="nested.model"), vocab_size=9, num_labels=2, dtype="float32").depth == 1
+
+
+def test_fields_come_from_a_base_class_of_another_module(tmp_path):
+    (tmp_path / "nested" / "heir.py").write_text(
+        "from nested import model\nclass Model(model.Model):\n  max_length: int\n  depth: int = 9\n  extra: float = 0.5\n"
+    )
+    assert set(lookup.given("model", "nested.heir")) == {"vocab_size", "num_labels", "dtype", "max_length"}
+    config = config_lib.resolve({"model": dict(name="nested.heir", kw=dict(variant="plain"))}, ["model.kw.encoder.kw.width=10"])
+    assert (config.model.kw.depth, config.model.kw.extra, config.model.kw.encoder.kw.width) == (2, 0.5, 10)
+    with pytest.raises(UserError, match="depth must be positive"):
+        config_lib.resolve({"model": dict(name="nested.heir", kw=dict(depth=0))})
