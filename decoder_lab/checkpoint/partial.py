@@ -91,9 +91,12 @@ def _renamed(taken: list[str], rename: Mapping[str, str]) -> dict[str, str]:
     """Returns {path of the source: path in this run}; each pattern sees what the ones before it made."""
     targets = {path: path for path in taken}
     for pattern, replacement in rename.items():
-        if not any(re.search(pattern, target) for target in targets.values()):
-            raise UserError(f'init_from.rename: "{pattern}" matches nothing of what is taken:\n{_grouped(targets.values())}')
-        targets = {path: re.sub(pattern, replacement, target) for path, target in targets.items()}
+        try:
+            if not any(re.search(pattern, target) for target in targets.values()):
+                raise UserError(f'init_from.rename: "{pattern}" matches nothing of what is taken:\n{_grouped(targets.values())}')
+            targets = {path: re.sub(pattern, replacement, target) for path, target in targets.items()}
+        except re.error as error:
+            raise UserError(f'init_from.rename: "{pattern}" -> "{replacement}" cannot be done: {error}.') from None
     return targets
 
 

@@ -175,8 +175,8 @@ def _override(tree: dict[str, tuple[Field, Any]], key: str, text: str, problems:
     if free:
         field, value = tree[free[0]]
         tree[free[0]] = (field, {**value, key[len(free[0]) + 1 :]: typed.literal(text)})
-    elif any(path.startswith(key + ".") for path in tree):
-        problems.append(f"--config.{key} is a group of settings; set one of them, such as --config.{key}.name.")
+    elif inside := [path for path in tree if path.startswith(key + ".") and tree[path][0] is not GROUP]:
+        problems.append(f"--config.{key} is a group of settings; set one of them, such as --config.{inside[0]}={tree[inside[0]][1]!r}.")
     else:
         problems.append(f"--config.{key} is not known.{_nearest_path(key, tree)}")
 

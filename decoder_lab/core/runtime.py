@@ -130,15 +130,11 @@ def memory_estimate(params: Any, opt_state: Any, ema: bool = False) -> dict[str,
 
     `params` and `opt_state` are trees of arrays or of their shapes (`jax.eval_shape`).
     """
-    params_bytes = _num_bytes(params)
-    parts = {"params": params_bytes, "optimizer": _num_bytes(opt_state), "gradients": params_bytes, "ema": params_bytes if ema else 0}
+    from decoder_lab.core import tree
+
+    params_bytes = tree.num_bytes(params)
+    parts = {"params": params_bytes, "optimizer": tree.num_bytes(opt_state), "gradients": params_bytes, "ema": params_bytes if ema else 0}
     return parts | {"total": sum(parts.values())}
-
-
-def _num_bytes(tree: Any) -> int:
-    import jax
-
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from decoder_lab.core import lookup
+from decoder_lab.core import lookup, units
 from decoder_lab.core.errors import UserError, unknown
 from decoder_lab.data import cache, counter
 from decoder_lab.data import examples as example_lib
@@ -163,7 +163,7 @@ def rows_for(
     rows = _rows(source, data.source.name, data.packing, task, length, progress)
     empty = rows.share_without_target()
     progress(
-        f"{split}: {rows.num_documents:,} documents, {rows.num_bytes / 1e6:,.1f} MB of text, {rows.num_tokens:,} tokens, "
+        f"{split}: {rows.num_documents:,} documents, {units.size(rows.num_bytes)} of text, {rows.num_tokens:,} tokens, "
         f"{rows.rows(None, 0):,} rows of {length}, {empty:.1%} of them without anything to predict"
     )
     return rows
@@ -229,7 +229,11 @@ def _tokenised(source: Any, task: Any) -> Iterator[tuple[np.ndarray, int]]:
             num_bytes = len(raw.get(field or "text", "").encode("utf-8"))
         except UnicodeEncodeError as error:
             raise UserError(f"document {i} of the {source.split} split is not valid Unicode: {error.reason} at {error.start}.") from error
-        yield np.append(task.example(raw)["tokens"], eos).astype(np.int32), num_bytes
+        try:
+            tokens = task.example(raw)["tokens"]
+        except UserError as error:
+            raise UserError(f"document {i} of the {source.split} split: {error}") from error
+        yield np.append(tokens, eos).astype(np.int32), num_bytes
 
 
 def _trained(data: Any, tokenizer: Any, name: str, kw: dict, reader: _Reader, progress: Callable[[str], None]) -> bytes:

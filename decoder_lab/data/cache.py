@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from decoder_lab.core import runtime
+from decoder_lab.core import runtime, units
 from decoder_lab.core.errors import UserError
 
 FORMAT_VERSION = 1  # raise when the meaning of cached files changes
@@ -227,12 +227,12 @@ def _write_tokens(path, documents, num_documents, vocab_size, dtype, label, prog
             if now - told > PROGRESS_SECONDS:
                 told, done = now, len(lengths)
                 left = (now - start) / done * (num_documents - done)
-                progress(f"tokenising {label}: {done:,} of {num_documents:,} documents, {num_bytes / 1e6:,.1f} MB, {left:,.0f} s left")
+                progress(f"tokenising {label}: {done:,} of {num_documents:,} documents, {units.size(num_bytes)}, {left:,.0f} s left")
         spill()
     offsets = np.cumsum([0] + lengths, dtype=np.int64)
     if offsets[-1] < 2:
         raise UserError(f"{label}: {len(lengths)} documents with {offsets[-1]} tokens in all, expected at least 2 tokens to predict one.")
     offsets.tofile(path / "offsets.bin")
     seconds = time.monotonic() - start
-    progress(f"tokenised {label}: {len(lengths):,} documents, {num_bytes / 1e6:,.1f} MB, {offsets[-1]:,} tokens in {seconds:.1f} s")
+    progress(f"tokenised {label}: {len(lengths):,} documents, {units.size(num_bytes)}, {offsets[-1]:,} tokens in {seconds:.1f} s")
     return dict(num_bytes=num_bytes, num_documents=len(lengths), num_tokens=int(offsets[-1]), sha256=digest.hexdigest())

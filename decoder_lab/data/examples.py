@@ -189,7 +189,10 @@ def _write(path: pathlib.Path, source: Any, task: Any, label: str, progress: Cal
     if counts is not None:
         counts.clear()
     for i in range(total):
-        made = task.example(source[i])
+        try:
+            made = task.example(source[i])
+        except UserError as error:
+            raise UserError(f"item {i} of {label}: {error}") from error
         made = [made] if isinstance(made, Mapping) else made
         dropped += not made
         for example in made:

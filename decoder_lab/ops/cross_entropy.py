@@ -7,7 +7,7 @@ of weight 0 count for nothing; their labels may be any integer. Sums stay sums: 
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +110,7 @@ def chunked_cross_entropy(
 
     unembed: hidden_BTD -> logits_BTV, for any T; it may close over parameters, which receive their gradients. When differentiated, the
     gradients are computed chunk by chunk inside the forward pass, so that no logits are computed twice. Chunks run along time, hence the
-    batch axis may be sharded over devices.
+    batch axis may be sharded over the first axis of a mesh; what the devices found is added up once, after the last chunk.
     """
     if weights_BT is None:
         weights_BT = jnp.ones(labels_BT.shape, jnp.float32)
@@ -131,6 +131,19 @@ def _chunks(chunk: int, *arrays) -> tuple[jax.Array, ...]:
     return tuple(jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0) for x in arrays)
 
 
+def _by_device(function: Callable, *batches_B: jax.Array) -> tuple[Any, Any]:
+    """Returns (totals, array_B) of `function(*batches_B)`, computed on each device's part of the batch before the totals are summed.
+
+    XLA would otherwise sum over the devices inside the loop over chunks: the gradient of the whole unembedding, once for each chunk.
+    """
+    mesh, batch_size = jax.typeof(batches_B[0]).sharding.mesh, len(batches_B[0])
+    devices = mesh.shape[mesh.axis_names[0]] if mesh.axis_names else 1
+    if devices == 1 or batch_size % devices:
+        return function(*batches_B)
+    totals, array = jax.vmap(function)(*(x.reshape(devices, -1, *x.shape[1:]) for x in batches_B))
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), totals), jax.tree.map(lambda x: x.reshape(batch_size, *x.shape[2:]), array)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _chunked(unembed, chunk, label_smoothing, z_loss, hidden_BTD, closed_over, labels_BT, weights_BT):
     def add_chunk(totals, inputs):
@@ -138,8 +151,10 @@ def _chunked(unembed, chunk, label_smoothing, z_loss, hidden_BTD, closed_over, l
         losses = _parts(unembed(hidden, *closed_over), labels, label_smoothing, z_loss)[:3]
         return tuple(total + part for total, part in zip(totals, _sums(*losses, weights)[:3], strict=True)), None
 
-    totals, _ = jax.lax.scan(add_chunk, (jnp.zeros((), jnp.float32),) * 3, _chunks(chunk, hidden_BTD, labels_BT, weights_BT))
-    return totals
+    def over_chunks(*batches_B):
+        return jax.lax.scan(add_chunk, (jnp.zeros((), jnp.float32),) * 3, _chunks(chunk, *batches_B))
+
+    return _by_device(over_chunks, hidden_BTD, labels_BT, weights_BT)[0]
 
 
 def _chunked_forward(unembed, chunk, label_smoothing, z_loss, hidden_BTD, closed_over, labels_BT, weights_BT):
@@ -152,9 +167,13 @@ def _chunked_forward(unembed, chunk, label_smoothing, z_loss, hidden_BTD, closed
         totals = tuple(total + part for total, part in zip(totals, _sums(*losses, weights)[:3], strict=True))
         return (totals, jax.tree.map(jnp.add, closed_over_gradients, new)), hidden_gradient
 
-    zeros = (jnp.zeros((), jnp.float32),) * 3, jax.tree.map(jnp.zeros_like, list(closed_over))
-    (totals, gradients), hidden_gradients = jax.lax.scan(add_chunk, zeros, _chunks(chunk, hidden_BTD, labels_BT, weights_BT))
-    return totals, (jnp.moveaxis(hidden_gradients, 0, 1).reshape(hidden_BTD.shape), gradients)
+    def over_chunks(*batches_B):
+        zeros = (jnp.zeros((), jnp.float32),) * 3, jax.tree.map(jnp.zeros_like, list(closed_over))
+        sums, hidden_gradients = jax.lax.scan(add_chunk, zeros, _chunks(chunk, *batches_B))
+        return sums, jnp.moveaxis(hidden_gradients, 0, 1).reshape(batches_B[0].shape)
+
+    (totals, gradients), hidden_gradient_BTD = _by_device(over_chunks, hidden_BTD, labels_BT, weights_BT)
+    return totals, (hidden_gradient_BTD, gradients)
 
 
 def _chunked_backward(unembed, chunk, label_smoothing, z_loss, saved, cotangents):

@@ -1,8 +1,10 @@
 """The warm-up that every schedule shares.
 
 Convention: t counts finished optimiser updates, so the first update uses lr(0). A warm-up of W steps rises in a straight line from
-`start * peak` at t = 0 to the peak at t = W; what follows sees u = t - W, from 0 up to T - W. The last update of a run of T steps is
-t = T - 1: the value at T itself, where decays reach their floor, is what a longer run would go on with. After T it stays.
+`start * peak` at t = 0 to the peak at t = W; what follows sees u = t - W, from 0 up to T - W. With start = 0, which every schedule but
+one_cycle has, the first update moves no weight and only begins to fill the optimiser's moments, as with optax and transformers (a warm-up
+that begins at peak / W is this one, a step earlier). The last update of a run of T steps is t = T - 1: the value at T itself, where decays
+reach their floor, is what a longer run would go on with. After T it stays.
 """
 
 from collections.abc import Callable

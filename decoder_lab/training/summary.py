@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from decoder_lab.core import runtime
+from decoder_lab.core import runtime, units
 
 
 def line(experiment: Any) -> str:
@@ -12,12 +12,12 @@ def line(experiment: Any) -> str:
     config = experiment.config
     opt_state = jax.eval_shape(experiment.optimizer.init, experiment.parameter_shapes)
     parts = runtime.memory_estimate(experiment.parameter_shapes, opt_state, config.ema > 0)
-    memory = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in parts.items() if size)
+    memory = ", ".join(f"{name} {units.size(size)}" for name, size in parts.items() if size)
     described = getattr(experiment.model, "describe", None)
     kernel = f"; {described(jax.default_backend(), config.sequence_length)}" if described else ""
     return (
         f"{runtime.device_summary()}; {experiment.num_parameters:,} parameters; {batches(experiment)}, "
-        f"{experiment.clockwork.total_steps:,} steps; MiB a device: {memory}; compute in {config.dtype}{kernel}"
+        f"{experiment.clockwork.total_steps:,} steps; memory a device: {memory}; compute in {config.dtype}{kernel}"
     )
 
 

@@ -143,6 +143,12 @@ def test_runtime_does_not_import_jax():
     assert out == "[]\n"
 
 
+def test_a_prepared_process_seldom_looks_for_cyclic_garbage():
+    code = "import gc; from decoder_lab.core import runtime; print('ready'); runtime.prepare('float32'); print(gc.get_threshold())"
+    out, err = child(code).communicate(timeout=120)
+    assert out == f"{runtime.COLLECT_AFTER}\n", err
+
+
 def test_memory_from_shapes_alone():
     params = jax.eval_shape(lambda: {"w": jnp.zeros((10, 5)), "half": jnp.zeros(3, jnp.bfloat16)})
     moments = (params, params, jax.ShapeDtypeStruct((), jnp.int32))

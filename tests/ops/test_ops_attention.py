@@ -194,3 +194,48 @@ def test_unknown_names_and_shapes_that_do_not_fit_are_refused():
     q, k, v, _ = inputs()
     with pytest.raises(ValueError, match="as many queries as keys"):
         ops.attention(q[:, :5], k, v)
+
+
+@pytest.mark.parametrize("window", [None, 33])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prefix_sees_itself_in_both_directions_and_nothing_else_changes(name, window):
+    q, k, v, _ = inputs()
+    length_B = np.array([90, 0])
+    prefix = np.arange(T)[None] < length_B[:, None]
+    attend = jax.jit(functools.partial(ops.attention, implementation=name, window=window))
+    out = attend(q, k, v, prefix_BT=jnp.asarray(prefix.astype(np.int32)))
+    np.testing.assert_allclose(out[1], attend(q, k, v)[1], atol=2e-6)
+    expected = oracle(q, k, v, window=window)
+    # the prefix alone, with no causality, is what its own places see
+    both_ways = jax.jit(functools.partial(ops.attention, causal=None, implementation="reference", window=window))
+    expected[0, :90] = both_ways(q[:1, :90], k[:1, :90], v[:1, :90])[0]
+    np.testing.assert_allclose(out, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("case", ["plain", "window", "segments", "alibi", "softcap"])
+def test_weights_mix_the_values_into_what_attention_returns(case):
+    q, k, v, _ = inputs()
+    _, arguments = settings(case)
+    weights = jax.jit(functools.partial(ops.weights, **arguments))(q, k)
+    assert weights.shape == (B, N, T, T) and weights.dtype == jnp.float32
+    mixed = np.einsum("BNTS,BSNH->BTNH", weights, np.repeat(v, N // K, axis=2))
+    np.testing.assert_allclose(mixed, ops.attention(q, k, v, implementation="reference", **arguments), atol=2e-6)
+
+
+def test_another_score_gives_the_logits_and_excludes_kernels_that_know_only_one():
+    q, k, v, _ = inputs()
+
+    def dot(q_BTNH, k_BSNH):
+        return jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH) * H**-0.5
+
+    for name in ("reference", "blocked"):
+        out = jax.jit(functools.partial(ops.attention, implementation=name, score_fn=dot))(q, k, v)
+        np.testing.assert_allclose(out, oracle(q, k, v), atol=2e-6)
+    with pytest.raises(UserError, match="scaled dot product"):
+        ops.attention(q, k, v, score_fn=dot, implementation="xla")
+
+
+def test_a_prefix_without_rows_of_its_own_is_refused():
+    q, k, v, _ = inputs()
+    with pytest.raises(ValueError, match='needs causal="rows"'):
+        ops.attention(q, k, v, causal=None, prefix_BT=jnp.ones((B, T), jnp.int32))

@@ -1,5 +1,7 @@
 """Cross-entropy: closed-form values, weights, and the chunked form against the plain one."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,21 +88,33 @@ def test_chunked_never_holds_all_logits():
     assert temporary_bytes(lambda h, e: chunked_cross_entropy(lambda x: x @ e.T, h, labels, chunk=16).loss) < whole / 4
 
 
-def test_chunked_on_a_batch_sharded_over_devices():
-    hidden, kernel, labels, weights = batch()
+@jax.jit
+def chunked_loss_and_gradients(hidden, kernel, labels, weights):
+    def loss(hidden, kernel):
+        return chunked_cross_entropy(lambda h: h @ kernel, hidden, labels, weights, chunk=2).loss
+
+    return jax.value_and_grad(loss, argnums=(0, 1))(hidden, kernel)
+
+
+def sharded(hidden, kernel, labels, weights):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    rows = jax.NamedSharding(mesh, jax.P("data"))
+    whole, rows = jax.NamedSharding(mesh, jax.P()), jax.NamedSharding(mesh, jax.P("data"))
+    return jax.device_put((hidden, kernel, labels, weights), (rows, whole, rows, rows))
 
-    @jax.jit
-    def loss_and_gradients(hidden, kernel, labels, weights):
-        def loss(hidden, kernel):
-            return chunked_cross_entropy(lambda h: h @ kernel, hidden, labels, weights, chunk=5).loss
 
-        return jax.value_and_grad(loss, argnums=(0, 1))(hidden, kernel)
-
-    single = loss_and_gradients(hidden, kernel, labels, weights)
-    split = loss_and_gradients(jax.device_put(hidden, rows), kernel, jax.device_put(labels, rows), jax.device_put(weights, rows))
+def test_chunked_on_a_batch_sharded_over_devices():
+    single, split = chunked_loss_and_gradients(*batch()), chunked_loss_and_gradients(*sharded(*batch()))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), split, single)
+
+
+def test_devices_add_up_once_and_not_once_a_chunk():
+    """The gradient of the unembedding is as large as the vocabulary: no collective may stand in the loop over chunks."""
+    program = chunked_loss_and_gradients.lower(*sharded(*batch())).compile().as_text()
+    bodies = re.findall(r" while\(.*body=%([\w.\-]+)", program)
+    assert len(bodies) == 1 and "all-reduce" in program
+    body = re.search(rf"^%{re.escape(bodies[0])} \(.*?^}}", program, re.DOTALL | re.MULTILINE).group()
+    assert "f32[1,6,5]" in body and "f32[8,6,5]" not in program, "each device has one sum of its own, not everybody's"
+    assert not re.search(r"all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute", body)
 
 
 @pytest.mark.parametrize("form", ["plain", "chunked"])

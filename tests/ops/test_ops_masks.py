@@ -29,3 +29,18 @@ def test_padding_neither_attends_nor_is_attended():
     mask = np.asarray(masks.same_segment(segments, segments))[0]
     assert not mask[:, [0, 4]].any() and not mask[[0, 4]].any()
     assert mask[1, 2] and mask[3, 3] and not mask[1, 3]
+
+
+def test_targets_read_the_document_of_their_number_where_a_memory_holds_several():
+    memory = jnp.asarray([[1, 1, 2, 0], [1, 1, 1, 0], [0, 0, 0, 0]])
+    targets = jnp.asarray([[1, 2, 3, 0], [1, 2, 3, 0], [1, 1, 1, 0]])
+    mask = np.asarray(masks.same_segment(*masks.readable(targets, memory)))
+    np.testing.assert_array_equal(mask[0], np.array([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]], bool))
+    np.testing.assert_array_equal(mask[1], np.array([[1, 1, 1, 0]] * 3 + [[0, 0, 0, 0]], bool))
+    assert not mask[2].any()
+
+
+def test_positions_count_in_every_document_wherever_padding_stands():
+    segments = jnp.asarray([[0, 0, 1, 1, 0, 1, 2, 2, 0], [1, 1, 1, 2, 3, 3, 0, 0, 0], [0] * 9])
+    expected = [[0, 0, 0, 1, 0, 2, 0, 1, 0], [0, 1, 2, 0, 0, 1, 0, 0, 0], [0] * 9]
+    np.testing.assert_array_equal(masks.positions_in_segments(segments), expected)

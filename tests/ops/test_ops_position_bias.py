@@ -33,3 +33,12 @@ def test_t5_looks_up_one_value_a_head():
     table = jnp.arange(64, dtype=jnp.float32).reshape(32, 2)
     bias = position_bias.t5(table, jnp.asarray([[20]]), jnp.asarray([[20, 17]]))
     np.testing.assert_array_equal(bias[0, :, 0], [[0, 6], [1, 7]])
+
+
+def test_bidirectional_t5_buckets_halve_the_table_for_either_side():
+    behind = position_bias.t5_buckets(jnp.arange(300), bidirectional=True)
+    ahead = position_bias.t5_buckets(-jnp.arange(1, 300), bidirectional=True)
+    np.testing.assert_array_equal(behind, position_bias.t5_buckets(jnp.arange(300), num_buckets=16))
+    np.testing.assert_array_equal(ahead, behind[1:] + 16)
+    # as in T5's code: 8 buckets of one distance each, then logarithmic up to 128
+    np.testing.assert_array_equal(behind[jnp.asarray([0, 7, 8, 12, 127, 299])], [0, 7, 8, 9, 15, 15])
