@@ -1,6 +1,7 @@
 """Multi-head, grouped-query and multi-query self-attention, with or without a cache."""
 
 import functools
+import typing
 from typing import Literal
 
 import flax.linen as nn
@@ -8,10 +9,15 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from decoder_lab.core.errors import UserError, unknown
+from decoder_lab.layers.initialization import normal
 from decoder_lab.layers.linear import Linear
+from decoder_lab.layers.memory import Memory
 from decoder_lab.layers.norm import Norm
+from decoder_lab.ops import alignment, position_bias, rotary
 from decoder_lab.ops import attention as ops
-from decoder_lab.ops import position_bias, rotary
+
+Score = Literal["scaled_dot", "dot", "general", "additive", "concat"]
 
 
 @struct.dataclass
@@ -25,18 +31,28 @@ class Context:
     k_segments_BS: jax.Array | None = None
     rotary_tables: tuple[jax.Array, jax.Array] | None = None  # sin_BTP, cos_BTP
     bias_table: jax.Array | None = None  # ALiBi's slopes_N, or T5's table_CN
-    bias_kind: Literal["alibi", "t5"] | None = struct.field(pytree_node=False, default=None)
+    bias_kind: Literal["alibi", "t5", "t5_bidirectional"] | None = struct.field(pytree_node=False, default=None)
     index: jax.Array | None = None  # scalar: where in the cache this call writes; None without a cache
+    prefix_BT: jax.Array | None = None  # not 0: entries of this call that see each other in both directions
+    memory: Memory | None = None  # what cross-attention reads
+    deterministic: bool = struct.field(pytree_node=False, default=True)  # no dropout
 
     @property
     def bias_fn(self) -> ops.BiasFn | None:
         if self.bias_kind is None:
             return None
-        return functools.partial({"alibi": position_bias.alibi, "t5": position_bias.t5}[self.bias_kind], self.bias_table)
+        kinds = {
+            "alibi": position_bias.alibi,
+            "t5": position_bias.t5,
+            "t5_bidirectional": functools.partial(position_bias.t5, bidirectional=True),
+        }
+        return functools.partial(kinds[self.bias_kind], self.bias_table)
 
 
 class Attention(nn.Module):
-    """Self-attention over x_BTD, or over a cache into which this call's keys and values are written first.
+    """Self-attention over x_BTD, or over a cache into which this call's keys and values are written first; causal, or in both directions.
+
+    Its weights_BNTS are sown as "weights" where the collection "attention" is mutable (over a cache, S is all that it has room for).
 
     The cache is {"key", "value"}, each [B, K, S, H] in the compute dtype (as products read it: a cache with the heads last would be
     transposed whole for every token), or [B, L, K, S, H] with `layer` the layer to use. The caller sees to it that index + T <= S: XLA
@@ -51,6 +67,9 @@ class Attention(nn.Module):
     qk_norm: bool = False
     window: int | None = None
     softcap: float | None = None
+    scale: float | None = None  # of the products; None: head_dim ** -0.5
+    score: Score = "scaled_dot"
+    causal: bool = True
     dropout: float = 0.0
     implementation: ops.Implementation = "auto"
     stddev: float = 0.02
@@ -60,7 +79,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: jax.Array, context: Context, cache: dict | None = None, layer: jax.Array | None = None, deterministic: bool = True
+        self, x_BTD: jax.Array, context: Context, cache: dict | None = None, layer: jax.Array | None = None
     ) -> tuple[jax.Array, dict | None]:
         batch, length, width = x_BTD.shape
 
@@ -74,36 +93,85 @@ class Attention(nn.Module):
             k_BTKH = Norm("rms", epsilon=self.norm_epsilon, dtype=self.dtype, name="key_norm")(k_BTKH)
         if context.rotary_tables is not None:
             q_BTNH, k_BTKH = (rotary.rotate(x, *context.rotary_tables) for x in (q_BTNH, k_BTKH))
-        attend = functools.partial(
-            ops.attention, window=self.window, softcap=self.softcap, bias_fn=context.bias_fn, implementation=self.implementation
+        rules = dict(
+            window=self.window,
+            softcap=self.softcap,
+            scale=self.scale,
+            bias_fn=context.bias_fn,
+            score_fn=score_fn(self, self.score, self.num_heads, self.head_dim),
         )
+        attend = functools.partial(ops.attention, **rules, implementation=self.implementation)
         if cache is None:
             random = {}
-            if self.dropout and not deterministic:
+            if self.dropout and not context.deterministic:
                 random = {"dropout_rate": self.dropout, "dropout_key": self.make_rng("dropout")}
-            out_BTNH = _over_rows(functools.partial(attend, **random), context, q_BTNH, k_BTKH, v_BTKH)
+            among = _among_rows(context, self.causal)
+            out_BTNH = attend(q_BTNH, k_BTKH, v_BTKH, **among, **random)
+            sow_weights(self, functools.partial(ops.weights, q_BTNH, k_BTKH, **rules, **among))
         else:
+            if not self.causal:
+                raise ValueError("a cache is for causal attention: an encoder reads everything at once")
             cache = {
                 "key": _write(cache["key"], k_BTKH, context.index, layer),
                 "value": _write(cache["value"], v_BTKH, context.index, layer),
             }
             out_BTNH = _over_cache(attend, context, q_BTNH, k_BTKH, v_BTKH, cache, layer)
+            sow_weights(self, lambda: ops.weights(q_BTNH, _read(cache["key"], layer), **rules, **_among_cached(context)))
         out_BTF = out_BTNH.reshape(batch, length, self.num_heads * self.head_dim)
         return Linear(width, self.use_bias, self.out_stddev, self.dtype, name="out")(out_BTF), cache
 
 
-def _over_rows(attend, context: Context, q_BTNH, k_BTKH, v_BTKH) -> jax.Array:
-    """Attention among the entries of this call."""
-    segments_BT, positions_BT = context.q_segments_BT, context.q_positions_BT
-    return attend(
-        q_BTNH,
-        k_BTKH,
-        v_BTKH,
-        causal="rows",
-        q_segments_BT=segments_BT,
-        k_segments_BS=segments_BT,
-        q_positions_BT=positions_BT,
-        k_positions_BS=positions_BT,
+def score_fn(module: nn.Module, kind: Score, num_heads: int, head_dim: int) -> ops.ScoreFn | None:
+    """Returns a score of `ops.alignment` for heads, with what it learns as parameters of `module`; None is the scaled dot product.
+
+    "additive" and "concat" hold B T S N H values: for short sequences.
+    """
+
+    def learned(name: str, *shape: int) -> jax.Array:
+        return module.param(f"score_{name}", normal(head_dim**-0.5), (num_heads, *shape), jnp.float32)
+
+    match kind:
+        case "scaled_dot":
+            return None
+        case "dot":
+            return alignment.dot
+        case "general":
+            return functools.partial(alignment.general, kernel=learned("kernel", head_dim, head_dim))
+        case "additive":
+            return functools.partial(alignment.additive, v=learned("vector", head_dim))
+        case "concat":
+            kernel, vector = learned("kernel", 2 * head_dim, head_dim), learned("vector", head_dim)
+            return functools.partial(alignment.concat, kernel=kernel, v=vector)
+        case _:
+            raise UserError(unknown("attention score", kind, typing.get_args(Score)))
+
+
+def sow_weights(module: nn.Module, weights_fn) -> None:
+    """Sows weights_fn() as "weights" into the collection "attention" where the caller made it mutable; nothing is computed otherwise."""
+    if module.is_mutable_collection("attention") and not module.is_initializing():
+        module.sow("attention", "weights", weights_fn())
+
+
+def _among_rows(context: Context, causal: bool) -> dict:
+    """Rules of attention among the entries of this call."""
+    return dict(
+        causal="rows" if causal else None,
+        q_segments_BT=context.q_segments_BT,
+        k_segments_BS=context.q_segments_BT,
+        q_positions_BT=context.q_positions_BT,
+        k_positions_BS=context.q_positions_BT,
+        prefix_BT=context.prefix_BT,
+    )
+
+
+def _among_cached(context: Context) -> dict:
+    """Rules of attention of this call's entries to all that the cache holds."""
+    return dict(
+        causal="positions",
+        q_segments_BT=context.q_segments_BT,
+        k_segments_BS=context.k_segments_BS,
+        q_positions_BT=context.q_positions_BT,
+        k_positions_BS=context.k_positions_BS,
     )
 
 
@@ -112,20 +180,12 @@ def _over_cache(attend, context: Context, q_BTNH, k_BTKH, v_BTKH, cache: dict, l
 
     def everything(q_BTNH, k_BTKH, v_BTKH):
         del k_BTKH, v_BTKH  # they are in the cache already
-        return functools.partial(attend, implementation="reference")(
-            q_BTNH,
-            _read(cache["key"], layer),
-            _read(cache["value"], layer),
-            causal="positions",
-            q_segments_BT=context.q_segments_BT,
-            k_segments_BS=context.k_segments_BS,
-            q_positions_BT=context.q_positions_BT,
-            k_positions_BS=context.k_positions_BS,
-        )
+        plain = functools.partial(attend, implementation="reference")
+        return plain(q_BTNH, _read(cache["key"], layer), _read(cache["value"], layer), **_among_cached(context))
 
     if q_BTNH.shape[1] == 1:
         return everything(q_BTNH, k_BTKH, v_BTKH)
-    only_itself = functools.partial(_over_rows, attend, context)
+    only_itself = functools.partial(attend, **_among_rows(context, causal=True))
     return jax.lax.cond(context.index == 0, only_itself, everything, q_BTNH, k_BTKH, v_BTKH)
 
 

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 
 from decoder_lab.layers.linear import Linear
 
-Kind = Literal["gelu", "gelu_exact", "relu", "squared_relu", "swiglu", "geglu"]
+Kind = Literal["gelu", "gelu_exact", "relu", "squared_relu", "silu", "swiglu", "geglu"]
 
 ACTIVATIONS = {
     "gelu": lambda x: nn.gelu(x, approximate=True),
     "gelu_exact": lambda x: nn.gelu(x, approximate=False),
     "relu": nn.relu,
     "squared_relu": lambda x: jnp.square(nn.relu(x)),
+    "silu": nn.silu,
     "swiglu": nn.silu,
     "geglu": lambda x: nn.gelu(x, approximate=True),
 }
@@ -24,7 +25,8 @@ GATED = ("swiglu", "geglu")
 class Mlp(nn.Module):
     """down(activation(up(x))), or gated (Shazeer 2020): down(activation(gate(x)) * up(x)).
 
-    "gelu" is the tanh form of GPT-2, "gelu_exact" that with erf; "squared_relu" is Primer's (So et al. 2021).
+    "gelu" is the tanh form of GPT-2, "gelu_exact" that with erf; "squared_relu" is Primer's (So et al. 2021),
+    "silu" (swish) Marian's.
     """
 
     mlp_dim: int

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -22,11 +22,11 @@ POLICIES = {
 
 
 class Block(nn.Module):
-    """Attention and MLP around the residual stream.
+    """Attention, cross-attention where the context has a memory, and MLP around the residual stream.
 
     pre: x + f(norm(x)) (GPT-2); post: norm(x + f(x)) (Vaswani et al. 2017); sandwich: x + norm(f(norm(x))) (CogView, Gemma 2).
-    parallel_residual: x + attention(norm(x)) + mlp(norm(x)) with one shared norm (GPT-J, PaLM). `attention`, `mlp` and `norm` make modules,
-    given a name.
+    parallel_residual: x + attention(norm(x)) + mlp(norm(x)) with one shared norm (GPT-J, PaLM). `attention`, `mlp`, `norm` and
+    `cross_attention` make modules, given a name; what is never called has no parameters.
     """
 
     attention: Callable[..., nn.Module]
@@ -35,52 +35,84 @@ class Block(nn.Module):
     norm_position: NormPosition = "pre"
     parallel_residual: bool = False
     dropout: float = 0.0
-    deterministic: bool = True
+    cross_attention: Callable[..., nn.Module] | None = None
 
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, context: Context, cache: dict | None = None, layer: jax.Array | None = None):
-        """Returns (x_BTD, cache)."""
+    def setup(self):
+        self._attention, self._mlp = self.attention(name="attention"), self.mlp(name="mlp")
+        if self.cross_attention is not None:
+            self._cross_attention = self.cross_attention(name="cross_attention")
+        parts = ("attention", "cross_attention", "mlp")
+        names = ["norm"] if self.parallel_residual else [f"{part}_norm" for part in parts]
+        if self.norm_position == "sandwich":
+            names += [f"{part}_post_norm" for part in parts]
+        self._norms = {name: self.norm(name=name) for name in names}
+        self._dropouts = {part: Dropout(self.dropout, name=f"{part}_dropout") for part in parts}
+
+    def prepare(self, values_BSD: jax.Array) -> Any:
+        """Returns what cross-attention makes of a memory's values once."""
+        return self._cross_attention.prepare(values_BSD)
+
+    def __call__(self, x_BTD: jax.Array, context: Context, cache: dict | None = None, layer: jax.Array | None = None, prepared: Any = None):
+        """Returns (x_BTD, cache). cache: this layer's, or that of all layers with `layer` its number; prepared: this layer's."""
 
         def attention(y_BTD):
             nonlocal cache
-            out_BTD, cache = self.attention(name="attention")(y_BTD, context, cache, layer, deterministic=self.deterministic)
-            return Dropout(self.dropout, name="attention_dropout")(out_BTD, self.deterministic)
+            out_BTD, cache = self._attention(y_BTD, context, cache, layer)
+            return out_BTD
 
-        def mlp(y_BTD):
-            return Dropout(self.dropout, name="mlp_dropout")(self.mlp(name="mlp")(y_BTD), self.deterministic)
+        parts = {"attention": attention, "mlp": self._mlp}
+        if context.memory is not None:
+            cross_attention = functools.partial(self._cross_attention, context=context, prepared=prepared)
+            parts = {"attention": attention, "cross_attention": cross_attention, "mlp": self._mlp}
 
-        def after(out_BTD, name):
-            return self.norm(name=name)(out_BTD) if self.norm_position == "sandwich" else out_BTD
+        def run(part, y_BTD):
+            return self._dropouts[part](parts[part](y_BTD), context.deterministic)
+
+        def after(part, out_BTD):
+            return self._norms[f"{part}_post_norm"](out_BTD) if self.norm_position == "sandwich" else out_BTD
 
         if self.parallel_residual:
-            y_BTD = x_BTD if self.norm_position == "post" else self.norm(name="norm")(x_BTD)
-            x_BTD = x_BTD + after(attention(y_BTD), "attention_post_norm") + after(mlp(y_BTD), "mlp_post_norm")
-            return (self.norm(name="norm")(x_BTD) if self.norm_position == "post" else x_BTD), cache
-        for part, name in ((attention, "attention"), (mlp, "mlp")):
+            y_BTD = x_BTD if self.norm_position == "post" else self._norms["norm"](x_BTD)
+            for part in parts:
+                x_BTD = x_BTD + after(part, run(part, y_BTD))
+            return (self._norms["norm"](x_BTD) if self.norm_position == "post" else x_BTD), cache
+        for part in parts:
+            norm = self._norms[f"{part}_norm"]
             if self.norm_position == "post":
-                x_BTD = self.norm(name=f"{name}_norm")(x_BTD + part(x_BTD))
+                x_BTD = norm(x_BTD + run(part, x_BTD))
             else:
-                x_BTD = x_BTD + after(part(self.norm(name=f"{name}_norm")(x_BTD)), f"{name}_post_norm")
+                x_BTD = x_BTD + after(part, run(part, norm(x_BTD)))
         return x_BTD, cache
 
 
-class _ScannedBlock(nn.Module):
-    """A block as the body of a scan; the whole cache is carried, so that each layer writes in place."""
+class _Scanned(nn.Module):
+    """The block of scanned layers, whose parameters have a leading axis L."""
 
-    block: Callable[..., Block]
+    make_block: Callable[..., Block]
 
-    @nn.compact
-    def __call__(self, carry, context: Context):
+    def setup(self):
+        self._block = self.make_block(name="block")
+
+    def step(self, carry, context: Context):
+        """One layer; the whole cache is carried, so that each layer writes in place."""
         x_BTD, cache, layer = carry
-        x_BTD, cache = self.block(name="block")(x_BTD, context, cache, layer)
+        prepared = None if context.memory is None else context.memory.prepared
+        if prepared is not None:
+            prepared = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, layer, axis=1, keepdims=False), prepared)
+        x_BTD, cache = self._block(x_BTD, context, cache, layer, prepared)
         return (x_BTD, cache, layer + 1), None
+
+    def prepare(self, carry, values_BSD):
+        """What one layer's cross-attention makes of a memory's values."""
+        return carry, self._block.prepare(values_BSD)
 
 
 class Stack(nn.Module):
     """`num_layers` blocks. Unrolled, parameters are layer_0, layer_1, ...; scanned (one compilation for all), layers/block with a leading
     axis L.
 
-    The cache is a tuple of {"key", "value"} [B, K, S, H], or when scanned one such dict with the layer on axis 1.
+    The cache is a tuple of {"key", "value"} [B, K, S, H], or when scanned one such dict with the layer on axis 1; so is what `prepare`
+    returns.
     """
 
     block: Callable[..., Block]
@@ -88,32 +120,49 @@ class Stack(nn.Module):
     scan: bool = False
     remat: Remat = "none"
 
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, context: Context, cache=None, deterministic: bool = True):
+    def setup(self):
+        if self.scan:
+            self._scanned = _Scanned(self.block, name="layers")
+        else:
+            self._blocks = [self.block(name=f"layer_{i}") for i in range(self.num_layers)]
+
+    def __call__(self, x_BTD: jax.Array, context: Context, cache=None):
         """Returns (x_BTD, cache)."""
-        make_block = functools.partial(self.block, deterministic=deterministic)
         if self.is_initializing():
             self._initialize(x_BTD, context)
             return x_BTD, cache
+        keeps_all = self.remat == "none" or cache is not None
         if self.scan:
-            body = _ScannedBlock if self._keeps_all(cache) else nn.remat(_ScannedBlock, policy=POLICIES[self.remat], prevent_cse=False)
-            axes = {"variable_axes": {"params": 0}, "split_rngs": {"params": True, "dropout": True}}
-            layers = nn.scan(body, **axes, in_axes=nn.broadcast, length=self.num_layers)(make_block, name="layers")
-            (x_BTD, cache, _), _ = layers((x_BTD, cache, jnp.zeros((), jnp.int32)), context)
+            step = _Scanned.step if keeps_all else nn.remat(_Scanned.step, policy=POLICIES[self.remat], prevent_cse=False)
+            axes = {"variable_axes": {"params": 0, "attention": 0}, "split_rngs": {"params": True, "dropout": True}}
+            layers = nn.scan(step, **axes, in_axes=nn.broadcast, length=self.num_layers)
+            (x_BTD, cache, _), _ = layers(self._scanned, (x_BTD, cache, jnp.zeros((), jnp.int32)), context)
             return x_BTD, cache
+        prepared = None if context.memory is None else context.memory.prepared
         new_cache = []
-        for i in range(self.num_layers):
-            block = make_block(name=f"layer_{i}")
-            layer_cache = None if cache is None else cache[i]
-            if self._keeps_all(cache):
-                x_BTD, layer_cache = block(x_BTD, context, layer_cache)
+        for i, block in enumerate(self._blocks):
+            layer_cache, layer_prepared = (None if parts is None else parts[i] for parts in (cache, prepared))
+            if keeps_all:
+                x_BTD, layer_cache = block(x_BTD, context, layer_cache, None, layer_prepared)
             else:
-                x_BTD, _ = nn.remat(_apply, policy=POLICIES[self.remat])(block, x_BTD, context)
+                x_BTD, _ = nn.remat(_apply, policy=POLICIES[self.remat])(block, x_BTD, context, layer_prepared)
             new_cache.append(layer_cache)
         return x_BTD, None if cache is None else tuple(new_cache)
 
+    def prepare(self, values_BSD: jax.Array) -> Any:
+        """Returns what the cross-attention of all layers makes of a memory's values; None while parameters do not exist yet."""
+        if self.is_initializing():
+            return None
+        if self.scan:
+            axes = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+            layers = nn.scan(_Scanned.prepare, **axes, in_axes=nn.broadcast, out_axes=1, length=self.num_layers)
+            return layers(self._scanned, (), values_BSD)[1]
+        return tuple(block.prepare(values_BSD) for block in self._blocks)
+
     def _initialize(self, x_BTD: jax.Array, context: Context) -> None:
         """Draws all layers at once: the same values scanned or unrolled, and one layer to trace and compile whatever their number."""
+        if context.memory is not None:
+            context = context.replace(memory=context.memory.replace(prepared=None))
         keys_L = jax.random.split(self.make_rng("params"), self.num_layers)
         block = self.block(parent=None)
         stacked = jax.vmap(lambda key: block.init(key, x_BTD, context)["params"])(keys_L)
@@ -122,9 +171,6 @@ class Stack(nn.Module):
         for i in range(0 if self.scan else self.num_layers):
             self.put_variable("params", f"layer_{i}", jax.tree.map(lambda a, i=i: a[i], stacked))
 
-    def _keeps_all(self, cache) -> bool:
-        return self.remat == "none" or cache is not None
 
-
-def _apply(block: Block, x_BTD: jax.Array, context: Context):
-    return block(x_BTD, context)
+def _apply(block: Block, x_BTD: jax.Array, context: Context, prepared: Any):
+    return block(x_BTD, context, None, None, prepared)

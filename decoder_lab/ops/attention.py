@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: one function, several implementations by name.
+"""Attention of many heads (Vaswani et al. 2017, section 3.2): one function, several implementations by name.
 
 | implementation | what it is | where |
 |---|---|---|
@@ -28,6 +28,7 @@ from decoder_lab.ops.dropout import dropout
 Implementation = Literal["auto", "reference", "blocked", "xla", "cudnn"]
 IMPLEMENTATIONS = ("auto", "reference", "blocked", "xla", "cudnn")
 BiasFn = Callable[[jax.Array, jax.Array], jax.Array]  # (q_positions_BT, k_positions_BS) -> bias_BNTS
+ScoreFn = Callable[[jax.Array, jax.Array], jax.Array]  # (q_BTNH, k_BSNH) -> logits_BNTS
 
 RECOMPUTE_FROM = 1024  # queries; below, keeping the weights for the backward pass is faster than computing them twice
 MAX_BLOCKS = 16  # blocks are unrolled: more of them cost compile time
@@ -44,6 +45,12 @@ class _Rules:
     q_positions_BT: jax.Array
     k_positions_BS: jax.Array
     bias_fn: BiasFn | None
+    prefix_BT: jax.Array | None = None
+
+    @property
+    def later_keys_are_hidden(self) -> bool:
+        """Whether no query sees a later row: then spans of keys can be left out before anything is computed."""
+        return self.causal == "rows" and self.prefix_BT is None
 
     def mask(self, queries: slice, keys: slice) -> jax.Array | None:
         """Returns mask_BTS (B may be 1) of a block, or None where everything is visible."""
@@ -51,6 +58,9 @@ class _Rules:
         if self.causal == "rows":
             q_order_T, k_order_S = jnp.arange(queries.start, queries.stop), jnp.arange(keys.start, keys.stop)
             mask_BTS = masks.visible(q_order_T[None], k_order_S[None], window=self.window)
+            if self.prefix_BT is not None:
+                near_BTS = masks.visible(q_order_T[None], k_order_S[None], causal=False, window=self.window)
+                mask_BTS = mask_BTS | (near_BTS & masks.both(self.prefix_BT[:, queries], self.prefix_BT[:, keys]))
         elif self.causal == "positions" or self.window is not None:
             positions = self.q_positions_BT[:, queries], self.k_positions_BS[:, keys]
             mask_BTS = masks.visible(*positions, causal=self.causal is not None, window=self.window)
@@ -81,6 +91,7 @@ def resolve(
     causal: masks.Causality = "rows",
     softcap: float | None = None,
     dropout_rate: float = 0.0,
+    score: str = "scaled_dot",
 ) -> str:
     """Returns the implementation really used: `auto` becomes a name, anything else is checked.
 
@@ -88,7 +99,7 @@ def resolve(
     """
     if implementation not in IMPLEMENTATIONS:
         raise UserError(unknown("attention implementation", implementation, IMPLEMENTATIONS))
-    obstacles = _fused_obstacles(softcap, dropout_rate)
+    obstacles = _fused_obstacles(softcap, dropout_rate, score)
     cudnn_obstacles = [*_cudnn_obstacles(platform, dtype, head_dim), *obstacles]
     if implementation == "cudnn" and cudnn_obstacles:
         raise UserError(f'attention="cudnn" is not possible: {"; ".join(cudnn_obstacles)}. Use attention="auto".')
@@ -105,9 +116,11 @@ def resolve(
     return "xla"
 
 
-def _fused_obstacles(softcap: float | None, dropout_rate: float) -> list[str]:
-    soft = ["it has no logit soft cap"] if softcap is not None else []
-    return soft + (["it has no dropout of attention weights"] if dropout_rate else [])
+def _fused_obstacles(softcap: float | None, dropout_rate: float, score: str) -> list[str]:
+    found = ["it has no logit soft cap"] if softcap is not None else []
+    if score != "scaled_dot":
+        found.append("it knows no score but the scaled dot product")
+    return found + (["it has no dropout of attention weights"] if dropout_rate else [])
 
 
 def _cudnn_obstacles(platform: str, dtype: jnp.dtype, head_dim: int) -> list[str]:
@@ -132,7 +145,9 @@ def attention(
     k_segments_BS: jax.Array | None = None,
     q_positions_BT: jax.Array | None = None,
     k_positions_BS: jax.Array | None = None,
+    prefix_BT: jax.Array | None = None,
     bias_fn: BiasFn | None = None,
+    score_fn: ScoreFn | None = None,
     softcap: float | None = None,
     scale: float | None = None,
     dropout_rate: float = 0.0,
@@ -142,17 +157,13 @@ def attention(
     """Returns out_BTNH in the dtype of the values; query head n reads key head n // (N / K).
 
     causal: "rows" (query t sees keys 0..t: training, prefill), "positions" (a key is seen if its position is not later: a cache) or None.
-    window: only keys less than this many rows (or positions) behind. segments: equal and not 0, see `masks`. positions: default 0, 1, 2...;
-    B may be 1. bias_fn gives biases added to the scaled (and capped) logits. softcap c: logits become c tanh(logits / c). scale: default H
-    ** -0.5.
+    window: only keys less than this many rows (or positions) behind; without causality as many ahead. segments: equal and not 0, see
+    `masks`. positions: default 0, 1, 2...; B may be 1. prefix_BT: with causal="rows", entries that see each other both ways (prefix
+    language models, Raffel et al. 2020, section 3.2.1). bias_fn gives biases added to the scaled (and capped) logits. score_fn: gives
+    logits instead of the scaled dot product. softcap c: logits become c tanh(logits / c). scale: default H ** -0.5.
     """
-    num_queries, num_keys, head_dim = q_BTNH.shape[1], k_BSKH.shape[1], q_BTNH.shape[3]
-    if q_BTNH.shape[2] % k_BSKH.shape[2]:
-        raise ValueError(f"{q_BTNH.shape[2]} query heads cannot share {k_BSKH.shape[2]} key heads evenly")
-    if (q_segments_BT is None) != (k_segments_BS is None):
-        raise ValueError("segments are needed of the queries and of the keys, or of neither")
-    if causal == "rows" and num_queries != num_keys:
-        raise ValueError(f'causal="rows" needs as many queries as keys, got {num_queries} and {num_keys}')
+    rules = _rules(q_BTNH, k_BSKH, causal, window, q_segments_BT, k_segments_BS, q_positions_BT, k_positions_BS, bias_fn, prefix_BT)
+    num_queries, head_dim = q_BTNH.shape[1], q_BTNH.shape[3]
     chosen = resolve(
         implementation,
         platform=jax.default_backend(),
@@ -162,15 +173,88 @@ def attention(
         causal=causal,
         softcap=softcap,
         dropout_rate=dropout_rate,
+        score="scaled_dot" if score_fn is None else "another",
     )
-    if q_positions_BT is None or k_positions_BS is None:
-        q_positions_BT, k_positions_BS = jnp.arange(num_queries)[None], jnp.arange(num_keys)[None]
-    rules = _Rules(causal, window, q_segments_BT, k_segments_BS, q_positions_BT, k_positions_BS, bias_fn)
     scale = head_dim**-0.5 if scale is None else scale
     if chosen in ("xla", "cudnn"):
         return _fused(q_BTNH, k_BSKH, v_BSKH, rules, scale, chosen)
     block = num_queries if chosen == "reference" else _block_size(num_queries)
-    return _in_blocks(q_BTNH, k_BSKH, v_BSKH, rules, scale, softcap, (dropout_rate, dropout_key), block)
+    score = _Score(scale, softcap, score_fn)
+    return _in_blocks(q_BTNH, k_BSKH, v_BSKH, rules, score, (dropout_rate, dropout_key), block)
+
+
+def weights(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    *,
+    causal: masks.Causality = "rows",
+    window: int | None = None,
+    q_segments_BT: jax.Array | None = None,
+    k_segments_BS: jax.Array | None = None,
+    q_positions_BT: jax.Array | None = None,
+    k_positions_BS: jax.Array | None = None,
+    prefix_BT: jax.Array | None = None,
+    bias_fn: BiasFn | None = None,
+    score_fn: ScoreFn | None = None,
+    softcap: float | None = None,
+    scale: float | None = None,
+) -> jax.Array:
+    """Returns the float32 weights_BNTS by which `attention` with the same arguments mixes the values: to be looked at, not to be fast."""
+    rules = _rules(q_BTNH, k_BSKH, causal, window, q_segments_BT, k_segments_BS, q_positions_BT, k_positions_BS, bias_fn, prefix_BT)
+    score = _Score(q_BTNH.shape[3] ** -0.5 if scale is None else scale, softcap, score_fn)
+    everything = slice(0, q_BTNH.shape[1]), slice(0, k_BSKH.shape[1])
+    mask_BTS = rules.mask(*everything)
+    logits_BKGTS = score.logits(_grouped(q_BTNH, score.factor, k_BSKH.shape[2]), k_BSKH.transpose(0, 2, 1, 3), rules.bias(*everything))
+    weights_BKGTS = jax.nn.softmax(logits_BKGTS if mask_BTS is None else jnp.where(mask_BTS[:, None, None], logits_BKGTS, MASKED), axis=-1)
+    if mask_BTS is not None:
+        weights_BKGTS = jnp.where(mask_BTS[:, None, None], weights_BKGTS, 0.0)
+    return weights_BKGTS.reshape(q_BTNH.shape[0], q_BTNH.shape[2], *weights_BKGTS.shape[3:])
+
+
+def _rules(q_BTNH, k_BSKH, causal, window, q_segments_BT, k_segments_BS, q_positions_BT, k_positions_BS, bias_fn, prefix_BT) -> _Rules:
+    """Returns the rules of a call. Errors: ValueError where its arguments do not go together."""
+    num_queries, num_keys = q_BTNH.shape[1], k_BSKH.shape[1]
+    if q_BTNH.shape[2] % k_BSKH.shape[2]:
+        raise ValueError(f"{q_BTNH.shape[2]} query heads cannot share {k_BSKH.shape[2]} key heads evenly")
+    if (q_segments_BT is None) != (k_segments_BS is None):
+        raise ValueError("segments are needed of the queries and of the keys, or of neither")
+    if causal == "rows" and num_queries != num_keys:
+        raise ValueError(f'causal="rows" needs as many queries as keys, got {num_queries} and {num_keys}')
+    if prefix_BT is not None and causal != "rows":
+        raise ValueError(f'a prefix needs causal="rows", got {causal!r}')
+    if q_positions_BT is None or k_positions_BS is None:
+        q_positions_BT, k_positions_BS = jnp.arange(num_queries)[None], jnp.arange(num_keys)[None]
+    return _Rules(causal, window, q_segments_BT, k_segments_BS, q_positions_BT, k_positions_BS, bias_fn, prefix_BT)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Score:
+    """How well a query and a key fit: the scaled dot product, or another function."""
+
+    scale: float
+    softcap: float | None
+    score_fn: ScoreFn | None
+
+    @property
+    def factor(self) -> float | None:
+        """What queries are multiplied by beforehand."""
+        return self.scale if self.score_fn is None else None
+
+    def logits(self, q_BKGTH: jax.Array, k_BKSH: jax.Array, bias_BNTS: jax.Array | None) -> jax.Array:
+        """Returns float32 logits_BKGTS of queries that are scaled already, with everything that may change them but the mask."""
+        if self.score_fn is None:
+            logits_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32)
+        else:
+            batch, num_kv_heads, groups, num_queries, head_dim = q_BKGTH.shape
+            q_BTNH = q_BKGTH.reshape(batch, -1, num_queries, head_dim).transpose(0, 2, 1, 3)
+            k_BSNH = jnp.repeat(k_BKSH, groups, axis=1).transpose(0, 2, 1, 3)
+            logits_BNTS = self.score_fn(q_BTNH, k_BSNH).astype(jnp.float32)
+            logits_BKGTS = logits_BNTS.reshape(batch, num_kv_heads, groups, *logits_BNTS.shape[2:])
+        if self.softcap is not None:
+            logits_BKGTS = self.softcap * jnp.tanh(logits_BKGTS / self.softcap)
+        if bias_BNTS is not None:
+            logits_BKGTS += bias_BNTS.reshape(bias_BNTS.shape[0], *q_BKGTH.shape[1:3], *bias_BNTS.shape[2:])
+        return logits_BKGTS
 
 
 def _block_size(num_queries: int) -> int:
@@ -181,23 +265,29 @@ def _block_size(num_queries: int) -> int:
     return block
 
 
-def _in_blocks(q_BTNH, k_BSKH, v_BSKH, rules: _Rules, scale, softcap, dropout_of, block: int) -> jax.Array:
-    """Attention by static blocks of `block` queries (one block of all of them is the plain form)."""
+def _grouped(q_BTNH: jax.Array, factor: float | None, num_kv_heads: int) -> jax.Array:
+    """Returns q_BKGTH, heads before time: one transpose, and every product with it is a plain batched matrix product."""
     batch, num_queries, num_heads, head_dim = q_BTNH.shape
+    scaled_BTNH = q_BTNH if factor is None else q_BTNH * factor
+    return scaled_BTNH.reshape(batch, num_queries, num_kv_heads, num_heads // num_kv_heads, head_dim).transpose(0, 2, 3, 1, 4)
+
+
+def _in_blocks(q_BTNH, k_BSKH, v_BSKH, rules: _Rules, score: _Score, dropout_of, block: int) -> jax.Array:
+    """Attention by static blocks of `block` queries (one block of all of them is the plain form)."""
+    num_queries = q_BTNH.shape[1]
     num_keys, num_kv_heads = k_BSKH.shape[1:3]
-    # heads before time: one transpose here, and every product below is a plain batched matrix product
-    q_BTKGH = (q_BTNH * scale).reshape(batch, num_queries, num_kv_heads, num_heads // num_kv_heads, head_dim)
-    q_BKGTH = q_BTKGH.transpose(0, 2, 3, 1, 4)
+    q_BKGTH = _grouped(q_BTNH, score.factor, num_kv_heads)
     k_BKSH, v_BKSH = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
-    blocks = blocked_attention.spans(num_queries, num_keys, block, causal=rules.causal == "rows", window=rules.window)
+    blocks = blocked_attention.spans(num_queries, num_keys, block, causal=rules.later_keys_are_hidden, window=rules.window)
     cuts = [(slice(start, end), slice(first, last)) for start, end, first, last in blocks]
     masks_BTS = tuple(rules.mask(*cut) for cut in cuts)
-    if softcap is None and rules.bias_fn is None and not dropout_of[0] and block < num_queries < RECOMPUTE_FROM:
+    plain = score.softcap is None and score.score_fn is None and rules.bias_fn is None and not dropout_of[0]
+    if plain and block < num_queries < RECOMPUTE_FROM:
         out_BKGTH = blocked_attention.blocked(q_BKGTH, k_BKSH, v_BKSH, masks_BTS, blocks)
     else:
         outputs = []
         for cut, mask_BTS in zip(cuts, masks_BTS, strict=True):
-            one_block = functools.partial(_block, rules=rules, cut=cut, softcap=softcap, dropout_of=dropout_of)
+            one_block = functools.partial(_block, rules=rules, cut=cut, score=score, dropout_of=dropout_of)
             if num_queries >= RECOMPUTE_FROM:
                 one_block = jax.checkpoint(one_block)
             outputs.append(one_block(q_BKGTH[:, :, :, cut[0]], k_BKSH[:, :, cut[1]], v_BKSH[:, :, cut[1]], mask_BTS))
@@ -208,14 +298,9 @@ def _in_blocks(q_BTNH, k_BSKH, v_BSKH, rules: _Rules, scale, softcap, dropout_of
     return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(q_BTNH.shape)
 
 
-def _block(q_BKGTH, k_BKSH, v_BKSH, mask_BTS, *, rules: _Rules, cut: tuple[slice, slice], softcap, dropout_of) -> jax.Array:
+def _block(q_BKGTH, k_BKSH, v_BKSH, mask_BTS, *, rules: _Rules, cut: tuple[slice, slice], score: _Score, dropout_of) -> jax.Array:
     """One block, with everything that may change the logits."""
-    logits_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32)
-    if softcap is not None:
-        logits_BKGTS = softcap * jnp.tanh(logits_BKGTS / softcap)
-    bias_BNTS = rules.bias(*cut)
-    if bias_BNTS is not None:
-        logits_BKGTS += bias_BNTS.reshape(bias_BNTS.shape[0], *q_BKGTH.shape[1:3], *bias_BNTS.shape[2:])
+    logits_BKGTS = score.logits(q_BKGTH, k_BKSH, rules.bias(*cut))
     if mask_BTS is not None:
         logits_BKGTS = jnp.where(mask_BTS[:, None, None], logits_BKGTS, MASKED)
     weights_BKGTS = jax.nn.softmax(logits_BKGTS, axis=-1)
@@ -228,7 +313,7 @@ def _block(q_BKGTH, k_BKSH, v_BKSH, mask_BTS, *, rules: _Rules, cut: tuple[slice
 def _fused(q_BTNH, k_BSKH, v_BSKH, rules: _Rules, scale, name: str) -> jax.Array:
     """`jax.nn.dot_product_attention`; row causality and its window are told apart from the mask, since kernels skip blocks by them."""
     queries, keys = slice(0, q_BTNH.shape[1]), slice(0, k_BSKH.shape[1])
-    by_rows = rules.causal == "rows"
+    by_rows = rules.later_keys_are_hidden
     left_to_mask = dataclasses.replace(rules, causal=None, window=None) if by_rows else rules
     mask_BTS, bias_BNTS = left_to_mask.mask(queries, keys), rules.bias(queries, keys)
     out_BTNH = jax.nn.dot_product_attention(

@@ -25,3 +25,24 @@ def visible(q_order_BT: jax.Array, k_order_BS: jax.Array, *, causal: bool = True
 def same_segment(q_segments_BT: jax.Array, k_segments_BS: jax.Array) -> jax.Array:
     """Returns mask_BTS: query and key belong to the same document, and the key is no padding."""
     return (q_segments_BT[:, :, None] == k_segments_BS[:, None, :]) & (k_segments_BS[:, None, :] != 0)
+
+
+def both(q_marks_BT: jax.Array, k_marks_BS: jax.Array) -> jax.Array:
+    """Returns mask_BTS: query and key are both marked (not 0), such as those of a prefix that is read in both directions."""
+    return (q_marks_BT != 0)[:, :, None] & (k_marks_BS != 0)[:, None, :]
+
+
+def readable(q_segments_BT: jax.Array, k_segments_BS: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the segments by which targets read a memory: document k reads document k where the memory's row holds several, else all."""
+    several_B1 = jnp.max(k_segments_BS, axis=1, keepdims=True, initial=0) > 1
+    return jnp.where(several_B1, q_segments_BT, jnp.minimum(q_segments_BT, 1)), k_segments_BS
+
+
+def positions_in_segments(segments_BT: jax.Array) -> jax.Array:
+    """Returns int32 positions_BT: 0, 1, ... in every document, wherever padding stands; documents are numbered in the order they come."""
+    real_BT = segments_BT != 0
+    count_BT = jnp.cumsum(real_BT.astype(jnp.int32), axis=1) - 1
+    newest_BT = jax.lax.cummax(segments_BT, axis=1)
+    before_BT = jnp.pad(newest_BT[:, :-1], ((0, 0), (1, 0)))
+    start_BT = jax.lax.cummax(jnp.where(segments_BT > before_BT, count_BT, 0), axis=1)
+    return jnp.where(real_BT, count_BT - start_BT, 0)

@@ -14,7 +14,7 @@ class Scaled(nn.Module):
     """Stands for attention: times 2."""
 
     @nn.compact
-    def __call__(self, x, context, cache, layer, deterministic):
+    def __call__(self, x, context, cache, layer):
         return 2 * x, cache
 
 
@@ -58,7 +58,7 @@ def by_hand(x, norm_position, parallel):
 @pytest.mark.parametrize("norm_position", ["pre", "post", "sandwich"])
 def test_order_of_norms_and_residuals(norm_position, parallel):
     block = Block(Scaled, PlusThree, TimesTen, norm_position, parallel)
-    got, _ = block.apply({}, jnp.ones((1, 1, 1)), None)
+    got, _ = block.apply({}, jnp.ones((1, 1, 1)), Context(jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1), jnp.int32)))
     assert float(got[0, 0, 0]) == by_hand(1.0, norm_position, parallel)
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from decoder_lab.core import lookup
 from decoder_lab.core.errors import UserError
-from decoder_lab.models.decoder_only import VARIANTS, Model, problems
+from decoder_lab.decoders.transformer import problems
+from decoder_lab.models.decoder_only import VARIANTS, Model
 
 V, T = 11, 12
 TINY = dict(num_layers=2, num_heads=4, num_kv_heads=2, width=16, init_stddev=0.3)

@@ -16,7 +16,7 @@ from decoder_lab.serving.generate import Options, run
 class Letters:
     """ids 1..26 are letters, 0 ends a text; 27 and 28 are the two bytes of é."""
 
-    eos_id = 0
+    eos_id, vocab_size = 0, 29
     pieces = {i: bytes([96 + i]) for i in range(1, 27)} | {27: b"\xc3", 28: b"\xa9"}
 
     def encode(self, text):
@@ -75,6 +75,75 @@ def test_an_empty_prompt_begins_a_new_text_and_needs_an_end_of_text():
         run(Counting(), PARAMS, tokenizer, Options(), Pieces())
 
 
+def test_a_stream_says_why_it_ended_apart_from_the_text():
+    """And how to get more where the length did it; several texts say it in their own lines."""
+    for options, expected in [(dict(num_tokens=3), "3 tokens, ended by length"), (dict(num_tokens=40, stop=("x",)), "ended by stop")]:
+        out, news = Pieces(), io.StringIO()
+        run(Counting(), PARAMS, Letters(), Options(prompt=("u",), temperature=0.0, **options), out, news=news)
+        assert out.getvalue() == "uvwx\n"[: 5 if "stop" not in options else 3] + "\n" * ("stop" in options)
+        assert expected in news.getvalue() and ("--num_tokens" in news.getvalue()) == ("length" in expected)
+
+
+def test_a_terminal_is_not_handed_control_characters():
+    """A model may write any byte: on a terminal an escape sequence is shown, in a file it is what it is."""
+
+    class Terminal(Pieces):
+        def isatty(self):
+            return True
+
+    class Wild(Letters):
+        pieces = Letters.pieces | {3: b"\x1b", 4: b"\n", 5: b"\x9b"[:0] + "\x9b".encode()}
+
+    for kind, expected in [(Terminal, "ab\\x1b\n\\x9bf\n"), (Pieces, "ab\x1b\n\x9bf\n")]:
+        for stream in (True, False):
+            out = kind()
+            run(Counting(), PARAMS, Wild(), Options(prompt=("a",), num_tokens=5, temperature=0.0, stream=stream), out)
+            assert out.getvalue() == expected
+
+
+def test_a_prompt_that_is_not_utf8_is_an_error():
+    """The command line hands wrong bytes over as surrogates."""
+    typed = b"caf\xe9".decode("utf-8", "surrogateescape")
+    assert any("not UTF-8" in line and "caf" in line for line in Options(prompt=(typed,)).problems())
+    assert not Options(prompt=("caf\u00e9 \U0001f600",)).problems()
+
+
+class Echo:
+    """Writes the letters of its source, one after the other, then eos."""
+
+    max_length = 16
+
+    def encode(self, source_BS, source_segments_BS):
+        return {"source": source_BS * source_segments_BS}
+
+    def apply(self, variables, *arguments, method=None, memory=None, **place):
+        if method == "encode":
+            return self.encode(**place)
+        following_BT = jnp.take_along_axis(memory["source"], place["positions_BT"], axis=1)
+        return variables["params"]["sharpness"] * jax.nn.one_hot(following_BT, 29), place["cache"]
+
+    def init_cache(self, batch_size, max_length):
+        return jnp.zeros((batch_size, 1))
+
+
+class Pairs:
+    def prompt(self, raw):
+        source = np.append(Letters().encode(raw["source"]), 0)
+        return {"tokens": [0], "inputs": {"source": source, "source_segments": np.ones_like(source)}}
+
+
+@pytest.mark.parametrize("options", [dict(stream=True), dict(stream=False), dict(beam_size=2)], ids=["stream", "whole", "beam"])
+def test_the_prompt_of_a_model_of_pairs_is_its_source(options):
+    """Only the target is written; sources of several lengths may stand in one call."""
+    greedy = {} if "beam_size" in options else dict(temperature=0.0)
+    out = Pieces()
+    run(Echo(), PARAMS, Letters(), Options(prompt=("hello",), num_tokens=12, **greedy, **options), out, task=Pairs())
+    assert out.getvalue() == "hello\n"
+    out = Pieces()
+    run(Echo(), PARAMS, Letters(), Options(prompt=("hello", "cab"), num_tokens=12, **greedy, **options), out, task=Pairs())
+    assert out.getvalue().splitlines()[1::2] == ["hello", "cab"]
+
+
 def test_a_stream_is_shown_while_it_grows():
     out = Pieces()
     run(Counting(), PARAMS, Letters(), Options(prompt=("a",), num_tokens=20), out)
@@ -101,6 +170,8 @@ def test_all_problems_at_once():
     with pytest.raises(UserError, match="(?s)top_p.*checkpoint"):
         run(None, None, None, bad)
     beam = Options(beam_size=2, top_k=5, temperature=0.7, stop=("x",), num_samples=3).problems()
+    assert len(Options(length_norm="gnmt", coverage_penalty=0.2, min_tokens=-1).problems()) == 2
+    assert len(Options(beam_size=2, length_norm="gnmd", coverage_penalty=-1.0).problems()) == 2
     assert len(beam) == 3 and "temperature, top_k" in beam[0]
     assert not Options().problems() and not Options(beam_size=4, length_penalty=0.6, checkpoint="2000").problems()
 

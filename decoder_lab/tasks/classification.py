@@ -1,0 +1,276 @@
+"""Classification of a text or a pair of texts: one label, any number of labels, or a score.
+
+Batch keys: tokens, segments int32 [B,S] (segment 0 is padding); for pairs types int32 [B,S], 1 in the second text; weights float32 [B], 0
+in filler rows; and label int32 [B] (one label), label_set int32 [B,L] (any number: label numbers from 1 on, 0 is padding) or label float32
+[B] (a score).
+"""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from decoder_lab.core.errors import UserError, nearest
+from decoder_lab.ops.cross_entropy import cross_entropy
+
+SHOWN = 5  # labels of a prediction that are listed with their probability, and known ones that an error lists
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Labels are whatever the train split has, in sorted order.
+
+    Attributes:
+      tokenizer: given by the lab.
+      length: given by the lab: tokens that a model sees. A longer text is cut to it as `keep` says; of a pair, the longer text gives up
+        tokens first until both fit.
+      kind: "single": one label, softmax. "multi": any number of labels, each by itself, sigmoid. "score": a number, squared error; the
+        model's output counts standard deviations from the train split's mean.
+      text_field, pair_field, label_field: fields of a raw example. A label is a string (numbers become their text, blanks around it go), a
+        list of strings ("multi") or a number ("score").
+      pairs: "none": there is no second text. "separator": it follows the first after the tokenizer's end of text. "types": so, and the
+        encoder is told which text a token is of.
+      keep: which part of a text that is too long: its "head", its "tail" or half of "both" (Sun et al. 2019).
+      threshold: "multi": the probability from which on a label counts as predicted.
+      label_smoothing: "single": mass spread evenly over all labels while training.
+      class_weights: "balanced": while training, an example of a label weighs (number of examples) / (number of labels * examples of that
+        label).
+    """
+
+    tokenizer: Any
+    length: int
+    kind: Literal["single", "multi", "score"] = "single"
+    text_field: str = "text"
+    pair_field: str = "text_pair"
+    label_field: str = "label"
+    pairs: Literal["none", "separator", "types"] = "none"
+    keep: Literal["head", "tail", "both"] = "head"
+    threshold: float = 0.5
+    label_smoothing: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    labels: tuple = dataclasses.field(default=(), init=False)  # by `load`
+    label_counts: tuple = dataclasses.field(default=(), init=False)
+    scale: tuple = dataclasses.field(default=(0.0, 1.0), init=False)  # "score": mean and standard deviation
+    counts: dict = dataclasses.field(default_factory=dict, init=False, compare=False, repr=False)  # what `example` had to cut
+
+    batching = "examples"
+
+    def fit(self, items: Iterable[dict]) -> dict:
+        """Returns the train split's labels and how often each occurs, or the mean and standard deviation of its scores."""
+        if self.kind == "score":
+            scores = np.array([self._score(raw) for raw in items], np.float64)
+            return dict(mean=float(scores.mean()), deviation=float(scores.std()) or 1.0)
+        counts = collections.Counter(name for raw in items for name in self.gold(raw))
+        if len(counts) < (2 if self.kind == "single" else 1):
+            there = ", ".join(counts) or "none"
+            raise UserError(f'task: expected two or more labels in field "{self.label_field}" of the train split, got {there}.')
+        return dict(labels=sorted(counts), counts=[counts[name] for name in sorted(counts)])
+
+    def load(self, facts: dict) -> None:
+        """Takes what `fit` returned."""
+        if self.kind == "score":
+            object.__setattr__(self, "scale", (facts["mean"], facts["deviation"]))
+        else:
+            object.__setattr__(self, "labels", tuple(facts["labels"]))
+            object.__setattr__(self, "label_counts", tuple(facts["counts"]))
+
+    def sizes(self) -> dict[str, int]:
+        """What the model is to be told: how many numbers to put out."""
+        return {"num_labels": 1 if self.kind == "score" else len(self.labels)}
+
+    def texts(self, raw: dict) -> Iterator[str]:
+        """Yields what the tokenizer is trained on."""
+        yield self._text(raw, self.text_field)
+        if self.pairs != "none":
+            yield self._text(raw, self.pair_field)
+
+    def gold(self, raw: dict) -> tuple[str, ...]:
+        """Returns the labels of a raw example, one unless kind is "multi"."""
+        if self.label_field not in raw:
+            raise UserError(f'task: an example has no field "{self.label_field}"; there are: {", ".join(raw)}. Set task.kw.label_field.')
+        label = raw[self.label_field]
+        if self.kind != "multi":
+            return (str(label).strip(),)
+        if not isinstance(label, list | tuple):
+            raise UserError(f'task: kind="multi" expects a list of labels in field "{self.label_field}", got {label!r}.')
+        return tuple(str(name).strip() for name in label)
+
+    def example(self, raw: dict) -> dict[str, np.ndarray]:
+        """Raw example -> its features. Errors: UserError where a label is not one of the train split's."""
+        tokens, types = self._tokens(raw)
+        features = {"tokens": tokens, "segments": np.ones(len(tokens), np.int32), "weights": np.float32(1)}
+        if self.pairs != "none":
+            features["types"] = types
+        known = self.label_field in raw  # where not: nothing to learn from, but to predict
+        if self.kind == "score":
+            return features | {"label": np.float32(self._score(raw) if known else 0)}
+        numbers = [_number(self.labels, name) for name in self.gold(raw)] if known else []
+        if self.kind == "multi":
+            return features | {"label_set": np.array(sorted(set(numbers)), np.int32) + 1}
+        return features | {"label": np.int32(numbers[0] if known else 0)}
+
+    def dummy(self) -> dict[str, np.ndarray]:
+        """The smallest batch that `forward` reads."""
+        ones = np.ones((1, 1), np.int32)
+        return {"tokens": ones * 0, "segments": ones} | ({"types": ones * 0} if self.pairs != "none" else {})
+
+    def fingerprint(self) -> str:
+        """Changes with whatever changes `example`."""
+        fields = (self.kind, self.text_field, self.pair_field, self.label_field, self.pairs, self.keep, self.length)
+        return f"classification 1 {fields} {self.labels}"
+
+    def forward(self, model: Any, batch: dict, deterministic: bool) -> jax.Array:
+        """Returns float32 logits_BC."""
+        types = {"types_BS": batch["types"]} if self.pairs == "types" else {}
+        return model(batch["tokens"], segments_BS=batch["segments"], **types, deterministic=deterministic)
+
+    def metrics(self, model: Any, params: Any, batch: dict, *, rng: jax.Array | None = None, progress: Any = None) -> dict[str, tuple]:
+        """Returns {name: (sum, weight)}: loss and accuracy ("multi": of whole sets; "score": none, the loss is the squared error)."""
+        del progress
+        training = rng is not None
+        logits_BC = self._logits(model, params, batch, rng)
+        weights_B = batch["weights"]
+        if self.kind == "score":
+            square_B = jnp.square(self.scale[0] + self.scale[1] * logits_BC[:, 0] - batch["label"])
+            return {"loss": (jnp.sum(jnp.where(weights_B == 0, 0.0, square_B * weights_B)), jnp.sum(weights_B))}
+        if self.kind == "multi":
+            return _set_metrics(logits_BC, batch["label_set"], weights_B, self.threshold, self._class_weights(training))
+        plain = cross_entropy(logits_BC, batch["label"], weights_B)
+        loss, weight = plain.loss, plain.weight
+        if training and (self.label_smoothing or self.class_weights != "none"):
+            weighted_B = weights_B * self._class_weights(training)[batch["label"]]
+            trained = cross_entropy(logits_BC, batch["label"], weighted_B, label_smoothing=self.label_smoothing)
+            loss, weight = trained.loss, trained.weight
+        right_B = jnp.argmax(logits_BC, axis=-1) == batch["label"]  # as predicted, so that of equal scores only the first is right
+        return {"loss": (loss, weight), "accuracy": (jnp.sum(jnp.where(right_B, weights_B, 0.0)), plain.weight)}
+
+    def predict(self, model: Any, params: Any, batch: dict) -> jax.Array:
+        """Returns float32 probabilities_BC, or scores_B."""
+        logits_BC = self._logits(model, params, batch, None)
+        if self.kind == "score":
+            return self.scale[0] + self.scale[1] * logits_BC[:, 0]
+        return jax.nn.sigmoid(logits_BC) if self.kind == "multi" else jax.nn.softmax(logits_BC, axis=-1)
+
+    def decode(self, predictions: Any, batch: dict) -> list[dict]:
+        """Returns one dict a row: label and probability, labels (those above the threshold), or score; and the most probable labels."""
+        del batch
+        if self.kind == "score":
+            return [{"score": float(x)} for x in predictions]
+        rows = []
+        for probabilities_C in np.asarray(predictions, np.float64):
+            order = np.argsort(-probabilities_C, kind="stable")
+            likely = {self.labels[i]: round(float(probabilities_C[i]), 6) for i in order[:SHOWN]}
+            if self.kind == "multi":
+                chosen = {"labels": [name for i, name in enumerate(self.labels) if probabilities_C[i] >= self.threshold]}
+            else:
+                chosen = {"label": self.labels[order[0]], "probability": float(probabilities_C[order[0]])}
+            rows.append({**chosen, "probabilities": likely})
+        return rows
+
+    def summary(self, means: dict[str, float], rows: Any) -> dict[str, float]:
+        """Evaluation's means; for a score also the root of the mean squared error, in the score's unit."""
+        del rows
+        return means | ({"rmse": math.sqrt(means["loss"])} if self.kind == "score" else {})
+
+    def _logits(self, model: Any, params: Any, batch: dict, rng: jax.Array | None) -> jax.Array:
+        rngs = None if rng is None else {"dropout": rng}
+        return model.apply({"params": params}, batch, rng is None, method=self.forward, rngs=rngs)
+
+    def _text(self, raw: dict, field: str) -> str:
+        if field not in raw:
+            raise UserError(f'task: an example has no field "{field}"; there are: {", ".join(raw)}. Set task.kw.text_field or pair_field.')
+        return raw[field]
+
+    def _score(self, raw: dict) -> float:
+        (text,) = self.gold(raw)
+        try:
+            score = float(text)
+        except ValueError:
+            score = math.nan
+        if not math.isfinite(score):
+            raise UserError(f'task: kind="score" expects a number in field "{self.label_field}", got {text!r}.')
+        return score
+
+    def _class_weights(self, training: bool) -> jax.Array:
+        if self.class_weights == "none" or not training:
+            return jnp.ones((len(self.labels),), jnp.float32)
+        counts_C = np.array(self.label_counts, np.float64)
+        return jnp.asarray(counts_C.sum() / (len(counts_C) * counts_C), jnp.float32)
+
+    def _tokens(self, raw: dict) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (tokens, types) of a text, or of first, separator, second; cut so that they fit, and counted where they were."""
+        first = self.tokenizer.encode(self._text(raw, self.text_field))
+        if self.pairs == "none":
+            tokens, whole = _part(first, self.length, self.keep), len(first)
+            types = np.zeros(len(tokens), np.int32)
+        else:
+            second, eos = self.tokenizer.encode(self._text(raw, self.pair_field)), self.tokenizer.eos_id
+            if eos is None:
+                raise UserError("task: pairs need a tokenizer with an end of text, such as word or sentencepiece, to stand between them.")
+            whole, sizes = len(first) + 1 + len(second), _shares(len(first), len(second), self.length - 1)
+            parts = [_part(x, size, self.keep) for x, size in zip((first, second), sizes, strict=True)]
+            tokens = np.concatenate([parts[0], [eos], parts[1]]).astype(np.int32)
+            types = np.repeat(np.array([0, 1], np.int32), [len(parts[0]) + 1, len(parts[1])])
+        if whole > len(tokens):
+            what = f"texts of more than {self.length} tokens (sequence_length) cut, keeping {self.keep}"
+            self.counts[what] = self.counts.get(what, 0) + 1
+        return tokens, types
+
+
+def _number(labels: tuple, name: str) -> int:
+    if name not in labels:
+        known = ", ".join(labels[:SHOWN]) + (f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else "")
+        raise UserError(
+            f'task: label "{name}" is not known.{nearest(name, labels)} The train split has {known}. '
+            "Every label must occur there: mend the label, or choose another split."
+        )
+    return labels.index(name)
+
+
+def _part(tokens_T: np.ndarray, length: int, keep: str) -> np.ndarray:
+    """Returns at most `length` tokens of a text."""
+    tokens_T = np.asarray(tokens_T, np.int32)
+    if len(tokens_T) <= length:
+        return tokens_T
+    head = {"head": length, "tail": 0, "both": (length + 1) // 2}[keep]
+    return np.concatenate([tokens_T[:head], tokens_T[len(tokens_T) - (length - head) :]])
+
+
+def _shares(first: int, second: int, room: int) -> tuple[int, int]:
+    """Returns how many tokens each of two texts may have: the longer one gives up its own until both fit."""
+    if first + second <= room:
+        return first, second
+    short = min(first, second, room // 2)
+    return (room - short, short) if first > second else (short, room - short)
+
+
+def _set_metrics(logits_BC, label_set_BL, weights_B, threshold: float, class_weights_C) -> dict[str, tuple]:
+    """Binary cross-entropy, the mean over labels; a label that is there weighs its class weight. Accuracy is that of whole sets."""
+    numbers_C = jnp.arange(1, logits_BC.shape[-1] + 1, dtype=label_set_BL.dtype)
+    gold_BC = jnp.any(label_set_BL[:, :, None] == numbers_C[None, None], axis=1)
+    loss_BC = jax.nn.softplus(jnp.where(gold_BC, -logits_BC, logits_BC)) * jnp.where(gold_BC, class_weights_C[None], 1.0)
+    right_B = jnp.all((jax.nn.sigmoid(logits_BC) >= threshold) == gold_BC, axis=-1)
+
+    def total(x_B):
+        return jnp.sum(jnp.where(weights_B == 0, 0.0, x_B * weights_B)), jnp.sum(weights_B)
+
+    return {"loss": total(jnp.mean(loss_BC, axis=-1)), "accuracy": total(right_B.astype(jnp.float32))}
+
+
+def problems(kw) -> list[str]:
+    """Returns what is wrong with the fields taken together, one sentence each."""
+    found = []
+    if not 0 < kw["threshold"] < 1:
+        found.append(f"threshold must be above 0 and below 1, got {kw['threshold']}")
+    if not 0 <= kw["label_smoothing"] < 1:
+        found.append(f"label_smoothing must be at least 0 and below 1, got {kw['label_smoothing']}")
+    if kw["label_smoothing"] and kw["kind"] != "single":
+        found.append(f'label_smoothing needs kind="single", got "{kw["kind"]}"')
+    if kw["class_weights"] != "none" and kw["kind"] == "score":
+        found.append('class_weights="balanced" needs labels, not kind="score"')
+    return found

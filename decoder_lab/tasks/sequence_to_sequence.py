@@ -1,0 +1,193 @@
+"""Sequence to sequence: write a target text from a source text. Translation, summarisation, dialogue and data-to-text differ by their data.
+
+Raw item: {"source": str, "target": str}, and "references": [str] where several targets are right (only generation is scored with them).
+Batch keys: source, source_segments int32 [B,S]; tokens, segments, labels int32 [B,T]; weights float32 [B,T]. Segments are 1 where something
+stands and 0 in padding, weights likewise: padding is known by its place, never by its id. The decoder reads `tokens`, which is eos followed
+by all labels but the last, and predicts `labels`, which end with eos.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from decoder_lab.core.errors import UserError
+from decoder_lab.ops import cross_entropy
+
+SIGMOID_K = 15.0  # of the inverse sigmoid schedule, with the run counted from 0 to 100
+
+
+def problems(kw) -> list[str]:
+    """Shares lie in [0, 1], and a text has room for one token and its end."""
+    found = []
+    if not 0 <= kw["label_smoothing"] < 1:
+        found.append(f"label_smoothing: got {kw['label_smoothing']}, expected a share in [0, 1).")
+    if not 0 <= kw["sampling_rate"] <= 1:
+        found.append(f"sampling_rate: got {kw['sampling_rate']}, expected a probability in [0, 1].")
+    if kw["sampling_rate"] and kw["scheduled_sampling"] == "none":
+        found.append('sampling_rate does nothing without scheduled_sampling="linear" or "inverse_sigmoid".')
+    if not kw["sampling_rate"] and kw["scheduled_sampling"] != "none":
+        found.append(f'scheduled_sampling="{kw["scheduled_sampling"]}" needs a sampling_rate above 0, such as 0.25.')
+    for name in ("max_source_length", "max_target_length"):
+        if kw[name] is not None and kw[name] < 2:
+            found.append(f"{name}: got {kw[name]}, expected 2 or more (a token and eos).")
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Any encoder-decoder model on pairs of texts.
+
+    Attributes:
+      tokenizer: given by the lab: of targets. It must have an eos, which begins and ends every target.
+      source_tokenizer: given by the lab: of sources; the same one where the config names no other.
+      length: given by the lab: longest source and target in tokens.
+      label_smoothing: mass spread evenly over all V classes while training, the label's own included: `(1 - eps) onehot + eps / V`.
+      scheduled_sampling: how the share of the decoder's inputs that are its own draws grows over the run (Bengio et al. 2015,
+        arXiv:1506.03099), for decoders that know `sampling_rate`: "linear" from 0, or "inverse_sigmoid", 1 - k / (k + exp(i / k)) with
+        k = 15 and i from 0 to 100.
+      sampling_rate: what that share is multiplied by: its value at the end.
+      max_source_length: longest source, its eos included; None is `length`.
+      max_target_length: longest target, its eos included; None is `length`.
+      source_eos: whether a source ends with eos too.
+      too_long: "truncate" keeps the beginning (of a source with its eos; a target that was cut has none, as its text goes on), "drop"
+        leaves the pair out of training and of the mean loss. What is generated from always has its beginning.
+    """
+
+    tokenizer: Any
+    source_tokenizer: Any
+    length: int
+    label_smoothing: float = 0.0
+    scheduled_sampling: Literal["none", "linear", "inverse_sigmoid"] = "none"
+    sampling_rate: float = 0.0
+    max_source_length: int | None = None
+    max_target_length: int | None = None
+    source_eos: bool = True
+    too_long: Literal["truncate", "drop"] = "truncate"
+
+    batching = "examples"
+    counts: dict = dataclasses.field(default_factory=dict, init=False, compare=False, repr=False)  # what `example` had to cut or leave out
+
+    def __post_init__(self):
+        lacking = [
+            name
+            for name, tokenizer in (("tokenizer", self.tokenizer), ("source_tokenizer", self.source_tokenizer if self.source_eos else None))
+            if tokenizer is not None and tokenizer.eos_id is None
+        ]
+        if lacking:
+            raise UserError(
+                f"sequence_to_sequence: data.{lacking[0]} has no eos token, which ends every text. Tokenizers with one: sentencepiece, "
+                f"byte, word, huggingface (where its file names one), character with --config.data.{lacking[0]}.kw.eos=true."
+            )
+        for name in ("max_source_length", "max_target_length"):
+            if getattr(self, name) is not None and getattr(self, name) > self.length:
+                raise UserError(
+                    f"task.kw.{name}: got {getattr(self, name)}, expected at most {self.length}: raise --config.sequence_length."
+                )
+
+    def texts(self, raw: dict) -> Iterator[str]:
+        """What `tokenizer` learns from."""
+        yield _field(raw, "target")
+
+    def source_texts(self, raw: dict) -> Iterator[str]:
+        """What `source_tokenizer` learns from."""
+        yield _field(raw, "source")
+
+    def example(self, raw: dict) -> dict[str, np.ndarray] | list:
+        """Raw pair -> the features of one example, each of its own length; [] where it is too long and `too_long` is "drop"."""
+        source, target = self._source(raw), self.tokenizer.encode(_field(raw, "target"))
+        labels = np.append(target, self.tokenizer.eos_id)
+        most_source, most_target = self.max_source_length or self.length, self.max_target_length or self.length
+        for side, got, most in (("source", len(source), most_source), ("target", len(labels), most_target)):
+            if got > most:
+                done = "left out as too long" if self.too_long == "drop" else "cut"
+                self._count(f"{side}s of more than {most} tokens (task.kw.max_{side}_length) {done}")
+        if self.too_long == "drop" and (len(source) > most_source or len(labels) > most_target):
+            return []
+        source, labels = self._cut(source), labels[:most_target].astype(np.int32)
+        tokens = np.concatenate([[self.tokenizer.eos_id], labels[:-1]]).astype(np.int32)
+        return {
+            "source": source,
+            "source_segments": np.ones(len(source), np.int32),
+            "tokens": tokens,
+            "segments": np.ones(len(tokens), np.int32),
+            "labels": labels,
+            "weights": np.ones(len(labels), np.float32),
+        }
+
+    def _count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+    def prompt(self, raw: dict) -> dict:
+        """Raw item with a source -> what the decoder begins with, and the unpadded features that the encoder reads."""
+        source = self._cut(self._source(raw))
+        return {"tokens": [self.tokenizer.eos_id], "inputs": {"source": source, "source_segments": np.ones(len(source), np.int32)}}
+
+    def _source(self, raw: dict) -> np.ndarray:
+        """Returns the whole source, int32 [S]."""
+        source = self.source_tokenizer.encode(_field(raw, "source"))
+        return np.append(source, self.source_tokenizer.eos_id).astype(np.int32) if self.source_eos else np.asarray(source, np.int32)
+
+    def _cut(self, source: np.ndarray) -> np.ndarray:
+        most = self.max_source_length or self.length
+        if len(source) <= most:
+            return source
+        return np.append(source[: most - 1], source[-1]) if self.source_eos else source[:most]
+
+    def fingerprint(self) -> str:
+        """Changes with whatever changes `example`."""
+        sizes = f"{self.max_source_length or self.length} {self.max_target_length or self.length}"
+        return f"sequence_to_sequence 1 {sizes} {self.source_eos} {self.too_long}"
+
+    def dummy(self) -> dict[str, np.ndarray]:
+        """The smallest batch that `forward` reads."""
+        return {name: np.ones((1, 1), np.int32) for name in ("source", "source_segments", "tokens", "segments")}
+
+    def forward(self, model: Any, batch: dict, deterministic: bool, sampling_rate: Any = None) -> jax.Array:
+        """Bound model, batch -> logits_BTV float32. `sampling_rate` goes to decoders that know scheduled sampling."""
+        if not hasattr(model, "encode"):
+            raise UserError(
+                "sequence_to_sequence needs a model with an encoder, such as --config.model.name=encoder_decoder; a decoder-only model "
+                "learns pairs by --config.task.name=prefix_language_modeling."
+            )
+        extra = {} if sampling_rate is None else {"sampling_rate": sampling_rate}
+        places = dict(segments_BT=batch["segments"], source_BS=batch["source"], source_segments_BS=batch["source_segments"])
+        return model(batch["tokens"], **places, **extra, deterministic=deterministic)[0]
+
+    def sampling_rate_at(self, progress: Any) -> jax.Array:
+        """Returns the probability with which a decoder's input is its own draw, when a share `progress` of the run is done."""
+        progress = jnp.asarray(progress, jnp.float32)
+        if self.scheduled_sampling == "linear":
+            return self.sampling_rate * progress
+        return self.sampling_rate * (1 - SIGMOID_K / (SIGMOID_K + jnp.exp(100 * progress / SIGMOID_K)))
+
+    def metrics(self, model: Any, params: Any, batch: dict, *, rng: jax.Array | None = None, progress: Any = None) -> dict[str, tuple]:
+        """Returns {name: (sum, weight)}; `rng` seeds dropout and sampling while training; None is evaluation: the plain loss."""
+        training = rng is not None
+        rate, rngs = None, None
+        if training:
+            dropout, sampling = jax.random.split(rng)
+            rngs = {"dropout": dropout, "sampling": sampling}
+            if self.scheduled_sampling != "none":
+                rate = self.sampling_rate_at(0.0 if progress is None else progress)
+        logits_BTV = model.apply({"params": params}, batch, not training, rate, method=self.forward, rngs=rngs)
+        smoothing = self.label_smoothing if training else 0.0
+        sums = cross_entropy.cross_entropy(logits_BTV, batch["labels"], batch["weights"], label_smoothing=smoothing)
+        return {"loss": (sums.loss, sums.weight), "nll": (sums.nll, sums.weight), "accuracy": (sums.correct, sums.weight)}
+
+    def summary(self, means: dict[str, float], rows: Any) -> dict[str, float]:
+        """Evaluation's means -> loss (nats a token), accuracy and perplexity, all of the true target so far as input."""
+        return {"loss": means["nll"], "accuracy": means["accuracy"], "perplexity": math.exp(min(means["nll"], 700.0))}
+
+
+def _field(raw: dict, name: str) -> str:
+    if not isinstance(raw.get(name), str):
+        raise UserError(
+            f'sequence_to_sequence: an item has no text "{name}" (it has {", ".join(sorted(raw)) or "nothing"}): choose a source of pairs, '
+            "such as parallel or tsv, and name its fields source and target."
+        )
+    return raw[name]

@@ -1,0 +1,121 @@
+"""Encoders and decoders joined: the published sizes exactly, one table for all, the same by source and by memory."""
+
+import functools
+import inspect
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from decoder_lab.core.errors import UserError
+from decoder_lab.models.encoder_decoder import VARIANTS, Model, problems
+
+pytestmark = pytest.mark.usefixtures("strict_numerics")
+V, U, B, S, T = 11, 9, 2, 6, 5
+TRANSFORMER = dict(name="transformer", kw=dict(num_layers=2, num_heads=2, width=8, init_stddev=0.4))
+RECURRENT = dict(name="recurrent", kw=dict(width=8))
+CONVOLUTIONAL = dict(name="convolutional", kw=dict(style="stack", width=8, embedding_dim=8, num_layers=1))
+JOINTS = {
+    "transformers": dict(encoder=TRANSFORMER, decoder=TRANSFORMER),
+    "to_recurrent": dict(encoder=TRANSFORMER, decoder=RECURRENT),
+    "from_recurrent": dict(encoder=RECURRENT, decoder=TRANSFORMER),
+    "from_convolutional": dict(encoder=CONVOLUTIONAL, decoder=TRANSFORMER),
+}
+rng = np.random.default_rng(0)
+SOURCE, TARGET = (jnp.asarray(rng.integers(0, n, shape), jnp.int32) for n, shape in ((U, (B, S)), (V, (B, T))))
+SEGMENTS = jnp.asarray([[1] * 6, [1] * 4 + [0] * 2])
+
+
+@functools.cache
+def made(joint):
+    model = Model(V, U, 16, jnp.float32, **JOINTS[joint])
+    return model, jax.jit(lambda: model.init(jax.random.key(0), TARGET, source_BS=SOURCE))()
+
+
+COUNTS = {  # vocabularies of target and source, length, parameters
+    "bahdanau2014": (30_000, 30_000, 50, 80_446_000),
+    "luong2015": (50_000, 50_000, 50, 221_082_000),
+    "tutorial_lstm": (5_893, 7_853, 100, 13_898_501 - 4 * 2048),  # torch keeps two biases a gate: two layers a side, four gates of 512
+    "tutorial_gru": (5_893, 7_853, 100, 14_219_781 - 2 * 1024),  # likewise, but a candidate needs both: two gates
+    "tutorial_bahdanau": (5_893, 7_853, 100, 20_518_405 - 3 * 1024),
+    "tutorial_transformer": (5_893, 7_853, 100, 9_038_341),
+    "multi30k_tiny": (9_712, 9_712, 256, 2_568_192),
+    "transformer_base": (37_000, 37_000, 256, 63_045_632),
+    "transformer_big": (37_000, 37_000, 256, 214_171_648),
+    "t5-small": (32_128, 32_128, 512, 60_506_624),
+    "t5-base": (32_128, 32_128, 512, 222_903_552),
+    "t5-large": (32_128, 32_128, 512, 737_668_096),
+    "t5-3b": (32_128, 32_128, 512, 2_851_598_336),
+    "t5-11b": (32_128, 32_128, 512, 11_307_321_344),
+    "t5-v1.1-small": (32_128, 32_128, 512, 76_961_152),
+    "t5-v1.1-base": (32_128, 32_128, 512, 247_577_856),
+    "bart-base": (50_265, 50_265, 1024, 139_420_416 - 2 * 2 * 768),  # its tables have two positions more a side
+    "bart-large": (50_265, 50_265, 1024, 406_291_456 - 2 * 2 * 1024),
+    "marian": (58_101, 58_101, 512, 74_410_496 - 2 * 512 * 512 + 58_101),  # sinusoidal tables counted there, the logits' bias not
+}
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_parameter_counts_of_the_published_sizes(variant):
+    vocab_size, source_vocab_size, length, count = COUNTS[variant]
+    kw = dict(VARIANTS[variant])
+    for side in ("encoder", "decoder"):
+        if kw[side]["name"] == "transformer":  # scanned, because tracing one layer is all it takes
+            kw[side] = dict(name="transformer", kw={**kw[side]["kw"], "scan_layers": True})
+    model = Model(vocab_size, source_vocab_size, length, jnp.float32, **kw)
+    one = jnp.zeros((1, 1), jnp.int32)
+    shapes = jax.eval_shape(lambda key: model.init(key, one, source_BS=one), jax.random.key(0))
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == count
+    assert f"{count:,}" in pathlib.Path(inspect.getfile(Model)).read_text()  # it is stated there
+
+
+@pytest.mark.parametrize("joint", sorted(JOINTS))
+def test_decoding_from_the_memory_equals_teacher_forcing_and_padding_of_the_source_changes_nothing(joint):
+    """KNOWN_BUGS 6, 21."""
+    model, variables = made(joint)
+    wild = jnp.where(SEGMENTS == 0, 10**6, SOURCE)
+    whole, _ = jax.jit(lambda v: model.apply(v, TARGET, source_BS=wild, source_segments_BS=SEGMENTS))(variables)
+    memory = jax.jit(lambda v: model.apply(v, wild, SEGMENTS, method="encode"))(variables)
+    assert memory.prepared is not None
+    step = jax.jit(lambda v, x, cache, memory: model.apply(v, x, cache=cache, memory=memory))
+    cache, parts = model.init_cache(B, T), []
+    for start, end in ((0, 2), (2, 3), (3, 5)):
+        logits, cache = step(variables, TARGET[:, start:end], cache, memory)
+        parts.append(logits)
+    np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, atol=3e-5)
+    alone, _ = jax.jit(lambda v: model.apply(v, TARGET[1:], source_BS=SOURCE[1:, :4]))(variables)
+    np.testing.assert_allclose(alone[0], whole[1], atol=3e-5)
+
+
+def test_one_table_serves_source_target_and_logits():
+    model = Model(V, V, 16, jnp.float32, **JOINTS["transformers"], share_embeddings=True)
+    params = jax.jit(lambda: model.init(jax.random.key(0), TARGET, source_BS=SOURCE))()["params"]
+    tables = [jax.tree_util.keystr(path) for path, x in jax.tree_util.tree_leaves_with_path(params) if V in x.shape]
+    assert tables == ["['token_embedding']['embedding']"]
+    hidden, _ = model.apply({"params": params}, TARGET, source_BS=SOURCE, return_hidden=True)
+    logits, _ = model.apply({"params": params}, TARGET, source_BS=SOURCE)
+    np.testing.assert_allclose(model.apply({"params": params}, hidden, method="unembed"), logits, atol=1e-5)
+    np.testing.assert_allclose(logits, hidden @ params["token_embedding"]["embedding"].T, atol=1e-5)
+    with pytest.raises(UserError, match="one vocabulary"):
+        Model(V, U, 16, jnp.float32, share_embeddings=True).init(jax.random.key(0), TARGET, source_BS=SOURCE)
+
+
+def test_parameters_are_below_the_names_of_the_sides():
+    _, variables = made("from_recurrent")
+    assert set(variables["params"]) == {"encoder", "decoder"}
+    assert "token_embedding" in variables["params"]["encoder"] and "cross_attention" in variables["params"]["decoder"]["decoder"]["layer_0"]
+
+
+def test_the_longest_context_is_the_decoders():
+    assert made("transformers")[0].context_length == 16 and made("to_recurrent")[0].context_length is None
+
+
+def test_what_cannot_be_is_refused():
+    model, variables = made("transformers")
+    with pytest.raises(ValueError, match="one of the two"):
+        model.apply(variables, TARGET)
+    sides = dict(encoder=dict(name="recurrent", kw=dict(width=8, embedding_dim=4)), decoder=TRANSFORMER)
+    assert "one width, got 4" in problems(dict(**sides, share_embeddings=True))[0]
+    assert problems(dict(**sides, share_embeddings=False)) == []

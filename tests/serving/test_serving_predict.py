@@ -1,0 +1,87 @@
+"""Predictions for a file of items: every item answered, in order, whatever the batch, with mistakes named by line."""
+
+import dataclasses
+import io
+import json
+import types
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from decoder_lab.core.errors import UserError
+from decoder_lab.serving import predict
+
+
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """Predicts the sum of a text's digits; texts of more than 4 are read in windows, texts without a digit give no example."""
+
+    length: int = 16
+    text_field: str = "text"
+
+    def example(self, raw):
+        digits = np.array([int(c) for c in raw["text"] if c.isdigit()], np.int32)
+        return [{"tokens": digits[i : i + 4], "segments": np.ones(len(digits[i : i + 4]), np.int32)} for i in range(0, len(digits), 4)]
+
+    def predict(self, model, params, batch):
+        return jnp.sum(batch["tokens"] * batch["segments"], axis=1) * params
+
+    def decode(self, predictions, batch):
+        return np.asarray(predictions).tolist()
+
+    def join(self, raw, parts):
+        return {"sum": sum(parts), "windows": len(parts)}
+
+
+ITEMS = [{"text": "1234567"}, {"text": "none"}, {"text": "9"}, {"text": "11111111", "id": "x"}, {"text": "42"}]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_every_item_is_answered_in_its_order(batch_size):
+    out = io.StringIO()
+    assert predict.run(ITEMS, predict.predictor(Sums(), None, jnp.asarray(2), batch_size), out) == 5
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [line["index"] for line in lines] == [0, 1, 2, 3, 4] and lines[3]["id"] == "x"
+    sums = [{"sum": 56, "windows": 2}, None, {"sum": 18, "windows": 1}, {"sum": 16, "windows": 2}, {"sum": 12, "windows": 1}]
+    assert [line["prediction"] for line in lines] == sums
+
+
+def test_a_stream_is_answered_group_by_group(monkeypatch):
+    monkeypatch.setattr(predict, "AT_ONCE", 2)
+    sizes = []
+    out = io.StringIO()
+    predict.run(iter(ITEMS), lambda group: [sizes.append(len(group)) or 0] * len(group), out)
+    assert len(out.getvalue().splitlines()) == 5 and sizes == [2, 2, 1]
+
+
+def read(tmp_path, name, text, task) -> list[Any]:
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return list(predict.read_items(str(path), task))
+
+
+def test_json_lines_and_lines_of_text(tmp_path, monkeypatch):
+    pairs = types.SimpleNamespace(prompt=None)
+    assert read(tmp_path, "a.jsonl", '{"text": "a"}\n\n{"text": "b"}', Sums()) == [{"text": "a"}, {"text": "b"}]
+    assert read(tmp_path, "a.txt", '{"text": 1}\r\nb\n\n', Sums()) == [{"text": '{"text": 1}'}, {"text": "b"}, {"text": ""}]
+    assert read(tmp_path, "a.txt", "a b\n", pairs) == [{"source": "a b"}]
+    for typed, expected in [('{"text": "x"}\n', [{"text": "x"}]), ("x\n", [{"text": "x"}])]:
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        assert list(predict.read_items("-", Sums())) == expected
+
+
+def test_mistakes_are_named_by_line(tmp_path):
+    for name, text, said in [
+        ("a.jsonl", '{"text": "a"}\n{"text": ', "a.jsonl:2: not JSON"),
+        ("a.jsonl", "[1]\n", "a.jsonl:1: got list"),
+        ("a.txt", b"a\ncaf\xe9\n", "a.txt:2: not UTF-8"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            read(tmp_path, name, text, Sums())
+    with pytest.raises(UserError, match="no file"):
+        list(predict.read_items(str(tmp_path / "none"), Sums()))
+    two = dataclasses.make_dataclass("Two", [("text_field", str, "text"), ("pairs", str, "types")])()
+    with pytest.raises(UserError, match="JSON lines"):
+        read(tmp_path, "a.txt", "a\n", two)
