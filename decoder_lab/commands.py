@@ -14,7 +14,15 @@ from decoder_lab.core import runtime
 from decoder_lab.core.errors import UserError
 from decoder_lab.serving.generate import Options
 
-PART_OF_A_RUN = ("model.", "task.", "data.tokenizer.", "sequence_length", "optimizer.name", "ema")  # what its checkpoints were made by
+PART_OF_A_RUN = (
+    "model.",
+    "task.",
+    "data.tokenizer.",
+    "data.source_tokenizer",
+    "sequence_length",
+    "optimizer.name",
+    "ema",
+)  # what its checkpoints were made by
 
 
 def config_for(flags: argparse.Namespace, overrides: list[str]) -> Any:
@@ -43,13 +51,26 @@ def train(config: Any, flags: argparse.Namespace) -> int:
         from decoder_lab.training import loop
 
         if not _has_checkpoint(flags.workdir):
-            shutil.rmtree(flags.workdir / "tokenizer", ignore_errors=True)  # nothing depends on it yet, and the config may have changed
+            for made in ("tokenizer", "source_tokenizer"):  # nothing depends on them yet, and the config may have changed
+                shutil.rmtree(flags.workdir / made, ignore_errors=True)
+            (flags.workdir / "task.json").unlink(missing_ok=True)
         record = functools.partial(runtime.begin, flags.workdir, config_lib.to_json(config), config_lib.digest(config), sys.argv)
         code = loop.train(experiments.Experiment(config, flags.workdir), flags.workdir, on_start=record)
         _draw(config, flags.workdir)
         if code == 0:
-            print(f'next: python -m decoder_lab.main --mode=generate --workdir={flags.workdir} --prompt="..." --num_tokens=200')
+            print(f"next: python -m decoder_lab.main --workdir={flags.workdir} {_next_mode(config)}")
         return code
+
+
+def _next_mode(config: Any) -> str:
+    """Returns the flags of what a trained model of this config is for."""
+    from decoder_lab.core import lookup
+
+    if hasattr(lookup.find("task", config.task.name), "predict"):
+        return "--mode=predict --input=FILE"
+    if hasattr(lookup.find("model", config.model.name), "init_cache"):
+        return '--mode=generate --prompt="..." --num_tokens=200'
+    return "--mode=evaluate --split=validation"
 
 
 def _draw(config: Any, workdir: pathlib.Path) -> None:
@@ -104,16 +125,77 @@ def evaluate(config: Any, flags: argparse.Namespace) -> int:
 
 def generate(config: Any, flags: argparse.Namespace) -> int:
     """Writes text with a run's checkpoint, as it is made."""
-    chosen = {name: getattr(flags, name) for name in Options.__dataclass_fields__}
-    options = Options(**{name: tuple(v) if isinstance(v, list) else v for name, v in chosen.items() if v is not None})
-    if wrong := options.problems():
-        raise UserError("\n".join(wrong))
+    options = _options(flags)
     experiment = _open_run(config, flags)
     from decoder_lab.serving import generate as serving
     from decoder_lab.training import resume
 
     params, _ = resume.inference_params(experiment, flags.checkpoint)
-    serving.run(experiment.model, params, experiment.tokenizer, options, out=sys.stdout)
+    serving.run(experiment.model, params, experiment.tokenizer, options, out=sys.stdout, task=experiment.task, news=sys.stderr)
+    return 0
+
+
+def _options(flags: argparse.Namespace) -> Options:
+    """Returns the flags of generation. Errors: UserError with all that is wrong with them."""
+    chosen = {name: getattr(flags, name) for name in Options.__dataclass_fields__}
+    options = Options(**{name: tuple(v) if isinstance(v, list) else v for name, v in chosen.items() if v is not None})
+    if wrong := options.problems():
+        raise UserError("\n".join(wrong))
+    return options
+
+
+def predict(config: Any, flags: argparse.Namespace) -> int:
+    """Writes a prediction for every item of a file, as JSON lines; what writes texts does so greedily, or by a beam."""
+    options = _options(flags)
+    if not flags.input:
+        raise UserError("--input: say which file holds the items, or - for standard input.")
+    if flags.batch_size < 1:
+        raise UserError(f"--batch_size: got {flags.batch_size}, expected 1 or more.")
+    experiment = _open_run(config, flags)
+    from decoder_lab.decoding.settings import GREEDY
+    from decoder_lab.serving import predict as serving
+    from decoder_lab.training import resume
+
+    params, _ = resume.inference_params(experiment, flags.checkpoint)
+    task, model = experiment.task, experiment.model
+    if hasattr(task, "predict"):
+        answer = serving.predictor(task, model, params, flags.batch_size)
+    elif hasattr(task, "prompt"):
+        settings = options.settings() if options.beam_size > 1 else GREEDY
+        sizes = dict(num_tokens=options.num_tokens, batch_size=flags.batch_size, seed=options.seed)
+        answer = serving.writer(task, model, params, experiment.tokenizer, settings, **sizes)
+    else:
+        raise UserError(f'task "{config.task.name}" predicts nothing of an item; --mode=generate writes text.')
+    items = serving.read_items(flags.input, task)
+    if not flags.output:
+        serving.run(items, answer, sys.stdout)
+        return 0
+    with open(flags.output, "w", encoding="utf-8") as out:
+        number = serving.run(items, answer, out)
+    print(f"{number:,} predictions written to {flags.output}", file=sys.stderr)
+    return 0
+
+
+def attention(config: Any, flags: argparse.Namespace) -> int:
+    """Draws where a run's model looks: the alignment of a source and its target, or self-attention within a text."""
+    options = _options(flags)
+    experiment = _open_run(config, flags)
+    from decoder_lab.report import alignment as pictures
+    from decoder_lab.serving import attention as serving
+    from decoder_lab.training import resume
+
+    params, step = resume.inference_params(experiment, flags.checkpoint)
+    parts = (experiment.model, params, experiment.task, experiment.tokenizer, experiment.source_tokenizer)
+    found = serving.align(*parts, options.prompt[0], flags.target, options.num_tokens)
+    stem = pathlib.Path(flags.output or flags.workdir / "attention")
+    stem = stem.with_suffix("") if stem.suffix in (".png", ".html") else stem
+    tokens = (found.layers, found.rows, found.columns)
+    title = f"{flags.workdir.resolve().name}, step {step}: {found.text[:100]}"
+    picture = pictures.png(*tokens, stem.with_name(stem.name + ".png"), flags.layer)
+    page = pictures.page(*tokens, stem.with_name(stem.name + ".html"), title, flags.layer)
+    print(f"{found.text}\nattention: {picture} (one layer), {page} (all layers and heads)")
+    if missing := pictures.unshown([*found.rows, *found.columns]):
+        print(f"no font here has {missing[:40]}: boxes in the picture; the page has the browser's fonts")
     return 0
 
 

@@ -3,6 +3,11 @@
 JAX is imported only once the config is known to be sane.
 """
 
+from decoder_lab.core import runtime
+
+if __name__ == "__main__":
+    runtime.prefer_huge_pages()  # starts the process again, hence before the other imports, which would be made twice
+
 import argparse
 import dataclasses
 import os
@@ -12,7 +17,7 @@ import sys
 
 from decoder_lab import __version__
 from decoder_lab.core import config as config_lib
-from decoder_lab.core import fields, runtime
+from decoder_lab.core import fields
 from decoder_lab.core.errors import UserError, nearest
 from decoder_lab.decoding.settings import Sampling
 from decoder_lab.serving.generate import Options
@@ -20,7 +25,9 @@ from decoder_lab.serving.generate import Options
 MODES = {
     "train": "train a model, or go on with the run that is in the workdir",
     "evaluate": "evaluate a run's checkpoint on a full pass over a split",
-    "generate": "write text with a run's checkpoint",
+    "generate": "write text with a run's checkpoint: go on from --prompt, or translate, summarise, answer it",
+    "predict": "predict for every item of --input with a run's checkpoint: JSON lines, or a text a line",
+    "attention": "draw where a run's model looks in --prompt (and --target): a picture and a page",
     "plot_schedule": "draw the learning rate of a config before anything is run",
     "replay": "run the step again that stopped a run by a non-finite loss or gradient",
 }
@@ -51,7 +58,17 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--split", default="", help="evaluate: only this split, whole, with the task's own metrics")
     made.add_argument("--version", action="version", version=__version__)
-    group = made.add_argument_group("generate (and --checkpoint for evaluate)")
+    group = made.add_argument_group("predict and attention")
+    group.add_argument("--input", default="", metavar="FILE", help="predict: JSON lines (.jsonl) or a text a line; - is standard input")
+    group.add_argument(
+        "--output", default="", metavar="FILE", help="predict: where to (default: the terminal); attention: the picture's name"
+    )
+    group.add_argument("--batch_size", type=int, default=32, help="predict: items at once; changes nothing but speed (default: 32)")
+    group.add_argument(
+        "--target", default=None, help="attention: the target that the prompt is aligned with (default: what the model writes)"
+    )
+    group.add_argument("--layer", type=int, default=-1, help="attention: which layer the picture shows, from 0 (default: -1, the last)")
+    group = made.add_argument_group("generate (--checkpoint for all that read a run; beam, num_tokens for predict, prompt for attention)")
     helps = _attribute_docs(Options) | _attribute_docs(Sampling)  # Options refers to Sampling for its fields
     for field in dataclasses.fields(Options):
         _add_option(group, field, helps.get(field.name, ""))
@@ -116,7 +133,6 @@ def main(argv: list[str]) -> int:
 
 def entry_point() -> None:
     """Runs `main`; an error that the user can act on is printed without a traceback and ends with exit code 2."""
-    runtime.prefer_huge_pages()
     try:
         code = main(sys.argv[1:])
     except UserError as error:

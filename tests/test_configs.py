@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 import pytest
+import small_data
 
 from decoder_lab.core import config as config_lib
 from decoder_lab.training import experiment as experiments
@@ -15,17 +16,16 @@ CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "experiments").rglob(
 
 
 @pytest.fixture(autouse=True)
-def small_world(monkeypatch, tmp_path):
-    """The project's folder as working directory, and a small text where a config wants one that is not in the repository."""
+def project_folder(monkeypatch):
     monkeypatch.chdir(ROOT)
-    text = "".join(f"{n} green bottles hanging on the wall, and if one should fall...\n" for n in range(400))
-    (tmp_path / "train.txt").write_text(text)
-    (tmp_path / "val.txt").write_text(text[:4000])
 
 
 def load(path, tmp_path, extra):
-    data = f",data={tmp_path}" if "data=" in (ROOT / path).read_text() and "shakespeare" in path else ""
-    return config_lib.load(f"{path}:{extra}{data}".rstrip(":"))
+    """The config, with a small data set of the right format where it wants one that is not in the repository."""
+    if path in small_data.MAKERS:
+        small_data.MAKERS[path](tmp_path / "data")
+        extra = f"{extra},data={tmp_path / 'data'}".lstrip(",")
+    return config_lib.load(f"{path}:{extra}".rstrip(":"))
 
 
 @pytest.mark.parametrize("path", CONFIGS)
@@ -38,9 +38,11 @@ def test_opens_with_its_command(path):
 
 @pytest.mark.parametrize("path", CONFIGS)
 def test_full_size_builds_without_memory(path, tmp_path):
-    experiment = experiments.Experiment(load(path, tmp_path, ""), tmp_path / "run")
-    model = experiments.make_model(experiment.config, vocab_size=300)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8), "int32"))
+    """The full model under the task of the smoke size, whose data are small: labels and added tokens are its."""
+    smoke = experiments.Experiment(load(path, tmp_path, "smoke"), tmp_path / "run", report=lambda line: None)
+    sizes = smoke.sizes | {name: max(300, smoke.sizes[name]) for name in ("vocab_size", "source_vocab_size")}
+    model = experiments.make_model(load(path, tmp_path, ""), **sizes)
+    shapes = jax.eval_shape(lambda key: model.init(key, smoke.task.dummy(), True, method=smoke.task.forward), jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(shapes)) > 1000
 
 

@@ -7,6 +7,9 @@ choose the next. A prompt is prefilled up to its last token, whose logits are th
 Where the decoder has a `max_length`, the context rolls: a context that would be longer is cut to its newest `max_length // 2` tokens, these
 are prefilled again with positions from 0, and generation goes on; so what the cache gives is what the uncached decoder says of the same
 context. `start_R` is the column where each row's context starts.
+
+A decoder that reads a source encodes it once a prompt; the memory is repeated for the rows of the prompt, which have one source, and so
+it is never moved while the rows grow, and outlives a context that rolls.
 """
 
 import dataclasses
@@ -24,13 +27,28 @@ class Decoder:
 
     Attributes:
       step: `(params, tokens_BT, positions_BT, segments_BT, cache) -> (logits_BTV, cache)`; segment 0 is padding and changes nothing real.
+        With `encode` it is also given `memory=`, and with `bidirectional_prefix` the bool `prefix_BT=` in calls of several tokens.
       init_cache: `(batch_size, num_slots) -> cache`, a pytree whose leaves have the batch on axis 0 or are scalars.
       max_length: longest context in tokens; None if there is no limit.
+      encode: `(params, inputs) -> memory` of a decoder that reads a source; a pytree with the batch on axis 0. None: there is no source.
+      attend: as `step`, but returns (logits_BTV, cache, weights_BTS): how much each token looks at each source position, rows summing to 1.
+        Only the coverage penalty of beam search needs it.
+      bidirectional_prefix: all tokens of a prompt but its last see each other in both directions (prefix language models).
+      max_source: inputs up to this length are never padded beyond it; None if there is no limit.
     """
 
     step: Callable[..., tuple[jax.Array, Any]]
     init_cache: Callable[[int, int], Any]
     max_length: int | None = None
+    encode: Callable[[Any, dict], Any] | None = None
+    attend: Callable[..., tuple[jax.Array, Any, jax.Array]] | None = None
+    bidirectional_prefix: bool = False
+    max_source: int | None = None
+
+    def given(self, memory: Any, prefix_BT: jax.Array | None = None) -> dict[str, Any]:
+        """Returns what `step` takes by name beyond its five arguments: only what this decoder knows of."""
+        named = {} if memory is None else {"memory": memory}
+        return named if prefix_BT is None or not self.bidirectional_prefix else {**named, "prefix_BT": prefix_BT}
 
 
 def bucket(size: int) -> int:
@@ -46,39 +64,62 @@ class Rows(NamedTuple):
     start_R: jax.Array  # int32: column of the first token of the context
     newest: jax.Array  # int32 scalar: column of the newest token
     cache: Any
+    memory: Any = None  # the encoded source of each row
 
 
-def _prefill(decoder: Decoder, params, page_RW, start_R, newest, width: int, num_slots: int):
-    """Returns a new cache of `num_slots` slots that has seen each row's columns [start, newest), of which there are at most `width`."""
+@functools.partial(jax.jit, static_argnames=("decoder",))
+def encode(decoder: Decoder, params, inputs: dict) -> Any:
+    """Returns the memory of a batch of inputs, a dict of arrays with the batch on axis 0."""
+    return decoder.encode(params, inputs)
+
+
+def _prefill(decoder: Decoder, params, page_RW, start_R, newest, memory, width: int, num_slots: int, num_prefix: int):
+    """Returns a new cache of `num_slots` slots that has seen each row's columns [start, newest), of which there are at most `width`.
+
+    Columns before `num_prefix` belong to the prompt.
+    """
     cache = decoder.init_cache(page_RW.shape[0], num_slots)
     if width == 0:
         return cache
     tokens_RT = jax.lax.dynamic_slice_in_dim(page_RW, newest - width, width, axis=1)
     positions_RT = (newest - width + jnp.arange(width, dtype=jnp.int32))[None, :] - start_R[:, None]
     segments_RT = (positions_RT >= 0).astype(jnp.int32)
-    return decoder.step(params, tokens_RT, jnp.maximum(positions_RT, 0), segments_RT, cache)[1]
+    prefix_RT = segments_RT.astype(bool) & ((newest - width + jnp.arange(width, dtype=jnp.int32))[None, :] < num_prefix)
+    given = decoder.given(memory, prefix_RT)
+    return decoder.step(params, tokens_RT, jnp.maximum(positions_RT, 0), segments_RT, cache, **given)[1]
 
 
 @functools.partial(jax.jit, static_argnames=("decoder", "width", "num_slots", "copies", "num_columns"))
-def begin(decoder: Decoder, params, prompt_BP, start_B, *, width: int, num_slots: int, copies: int, num_columns: int) -> Rows:
+def begin(decoder: Decoder, params, prompt_BP, start_B, memory=None, *, width: int, num_slots: int, copies: int, num_columns: int) -> Rows:
     """Prefills each prompt once; returns `copies` adjacent rows of each, with room for `num_columns` tokens more."""
     newest = jnp.asarray(prompt_BP.shape[1] - 1, jnp.int32)
-    cache = _prefill(decoder, params, prompt_BP, start_B, newest, width, num_slots)
+    cache = _prefill(decoder, params, prompt_BP, start_B, newest, memory, width, num_slots, prompt_BP.shape[1] - 1)
     page_BW = jnp.pad(prompt_BP, ((0, 0), (0, num_columns)))
     if copies == 1:
-        return Rows(page_BW, start_B, newest, cache)
+        return Rows(page_BW, start_B, newest, cache, memory)
     rows_R = jnp.repeat(jnp.arange(prompt_BP.shape[0]), copies)
-    return Rows(page_BW[rows_R], start_B[rows_R], newest, take_rows(cache, rows_R))
+    return Rows(page_BW[rows_R], start_B[rows_R], newest, take_rows(cache, rows_R), take_rows(memory, rows_R))
 
 
-def step_newest(decoder: Decoder, params, rows: Rows):
-    """Feeds every row's newest token; returns (float32 logits_RV of the next one, cache)."""
+def _newest(decoder: Decoder, rows: Rows):
+    """Returns the newest tokens as `step` takes them: (tokens_R1, positions_R1, segments_R1, cache)."""
     tokens_R1 = jax.lax.dynamic_slice_in_dim(rows.page_RW, rows.newest, 1, axis=1)
     positions_R1 = (rows.newest - rows.start_R)[:, None]
     if decoder.max_length is not None:
         positions_R1 = jnp.minimum(positions_R1, decoder.max_length - 1)  # only finished rows get there
-    logits_R1V, cache = decoder.step(params, tokens_R1, positions_R1, jnp.ones_like(tokens_R1), rows.cache)
+    return tokens_R1, positions_R1, jnp.ones_like(tokens_R1), rows.cache
+
+
+def step_newest(decoder: Decoder, params, rows: Rows):
+    """Feeds every row's newest token; returns (float32 logits_RV of the next one, cache)."""
+    logits_R1V, cache = decoder.step(params, *_newest(decoder, rows), **decoder.given(rows.memory))
     return logits_R1V[:, 0].astype(jnp.float32), cache
+
+
+def attend_newest(decoder: Decoder, params, rows: Rows):
+    """As `step_newest`; returns (logits_RV, cache, float32 weights_RS: where in the source each row looks to choose its next token)."""
+    logits_R1V, cache, weights_R1S = decoder.attend(params, *_newest(decoder, rows), **decoder.given(rows.memory))
+    return logits_R1V[:, 0].astype(jnp.float32), cache, weights_R1S[:, 0].astype(jnp.float32)
 
 
 def full(decoder: Decoder, rows: Rows, done_R):
@@ -88,14 +129,17 @@ def full(decoder: Decoder, rows: Rows, done_R):
     return ~done_R & (rows.newest + 1 - rows.start_R > decoder.max_length)
 
 
-@functools.partial(jax.jit, static_argnames=("decoder", "width", "num_slots"), donate_argnames=("rows",))
-def roll(decoder: Decoder, params, rows: Rows, done_R, *, width: int, num_slots: int) -> Rows:
-    """Cuts the contexts that are full to their newest half and prefills all rows again; the others are read again as they were."""
+@functools.partial(jax.jit, static_argnames=("decoder", "width", "num_slots", "num_prompt"), donate_argnames=("rows",))
+def roll(decoder: Decoder, params, rows: Rows, done_R, *, width: int, num_slots: int, num_prompt: int = 1) -> Rows:
+    """Cuts the contexts that are full to their newest half and prefills all rows again; the others are read again as they were.
+
+    `num_prompt` columns of the page are the prompt's.
+    """
     start_R = rows.start_R
     if decoder.max_length is not None:
         start_R = jnp.where(full(decoder, rows, done_R), rows.newest + 1 - half(decoder.max_length), start_R)
         start_R = jnp.maximum(start_R, rows.newest - width)  # only finished rows may reach further back
-    cache = _prefill(decoder, params, rows.page_RW, start_R, rows.newest, width, num_slots)
+    cache = _prefill(decoder, params, rows.page_RW, start_R, rows.newest, rows.memory, width, num_slots, num_prompt - 1)
     return rows._replace(start_R=start_R, cache=cache)
 
 

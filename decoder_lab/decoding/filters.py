@@ -59,6 +59,13 @@ def no_repeat_ngram(logits_BV, history: History, length: int, eos_id: int | None
     return jnp.where(banned_BV, -jnp.inf, logits_BV)
 
 
+def ban_until(logits_BV, eos_id: int | None, count, min_tokens: int):
+    """Forbids eos in texts of `count` tokens (a scalar) while that is less than `min_tokens`."""
+    if not min_tokens or eos_id is None:
+        return logits_BV
+    return logits_BV.at[:, eos_id].set(jnp.where(count < min_tokens, -jnp.inf, logits_BV[:, eos_id]))
+
+
 def _keep_until(logits_BV, weight_BV, target):
     """Keeps the fewest largest logits whose weights sum to at least `target`, and those that tie with the last of them.
 
@@ -94,8 +101,12 @@ def min_p(logits_BV, history: History, p: float):
     return jnp.where(logits_BV < jnp.max(logits_BV, axis=1, keepdims=True) + jnp.log(p), -jnp.inf, logits_BV)
 
 
-def apply(settings: Sampling, logits_BV, history: History, eos_id: int | None = None):
-    """Applies all filters of `settings` that are on, temperature included, in the order of its fields; repetition never concerns eos."""
+def apply(settings: Sampling, logits_BV, history: History, eos_id: int | None = None, count=0):
+    """Applies all filters of `settings` that are on, temperature included, in the order of its fields; repetition never concerns eos.
+
+    `count` (int32 scalar) is how many tokens have been generated.
+    """
+    logits_BV = ban_until(logits_BV, eos_id, count, settings.min_tokens)
     if settings.repetition_penalty != 1:
         logits_BV = repetition_penalty(logits_BV, history, settings.repetition_penalty, eos_id)
     if settings.no_repeat_ngram:

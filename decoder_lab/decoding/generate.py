@@ -3,22 +3,24 @@
     generator = Generator(Decoder(step, init_cache), eos_id=0)
     generator.generate(params, [[5, 6, 7], [8]], num_tokens=20, settings=Sampling(top_k=5), seed=1)[1][0].tokens
 
+A decoder that reads a source is given it as `inputs`: a dict of padded arrays, the batch on axis 0.
+
 Shapes are rounded up to a few sizes and parameters are arguments: one generator serves a whole training run from a few compiled programs.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from decoder_lab.core.errors import UserError
-from decoder_lab.decoding import beam, context, sampling
+from decoder_lab.decoding import attention_weights, beam, context, sampling, scoring
 from decoder_lab.decoding.context import Decoder, bucket
 from decoder_lab.decoding.settings import SAMPLING, Beam, Sampling
-from decoder_lab.decoding.text import Decode, continuation, find_stop
+from decoder_lab.decoding.text import Decode, continuation, decode_fn, find_stop
 
 LONGEST_CHUNK = 16  # tokens between two looks of the host, where it has to look
 
@@ -80,6 +82,26 @@ def _chunks(stream: bool, whole: bool, num_tokens: int) -> Iterator[int]:
     return itertools.chain(growing, itertools.repeat(LONGEST_CHUNK))
 
 
+def _decoder_of(model: Any, longest: int | None, bidirectional_prefix: bool) -> Decoder:
+    """Returns what decoding knows of a Linen model of the lab."""
+
+    def step(params, tokens_BT, positions_BT, segments_BT, cache, **given):
+        place = dict(positions_BT=positions_BT, segments_BT=segments_BT, cache=cache)
+        return model.apply({"params": params}, tokens_BT, **place, **given)
+
+    def encode(params, inputs):
+        return model.apply({"params": params}, **{f"{name}_BS": array for name, array in inputs.items()}, method="encode")
+
+    def attend(params, tokens_BT, positions_BT, segments_BT, cache, **given):
+        place = dict(positions_BT=positions_BT, segments_BT=segments_BT, cache=cache)
+        (logits_BTV, cache), sown = model.apply({"params": params}, tokens_BT, **place, **given, mutable=["attention"])
+        return logits_BTV, cache, attention_weights.to_source(sown.get("attention", {}))
+
+    reads = hasattr(model, "encode")
+    source = dict(encode=encode, attend=attend, max_source=model.max_length) if reads else {}
+    return Decoder(step, model.init_cache, longest, bidirectional_prefix=bidirectional_prefix, **source)
+
+
 class Generator:
     """Generates with one decoder and any parameters.
 
@@ -94,18 +116,32 @@ class Generator:
 
     @classmethod
     def from_model(
-        cls, model: Any, *, max_length: int | None = None, eos_id: int | None = None, decode: Decode | None = None
+        cls,
+        model: Any,
+        *,
+        max_length: int | None = None,
+        eos_id: int | None = None,
+        decode: Decode | None = None,
+        bidirectional_prefix: bool = False,
     ) -> "Generator":
-        """Returns a generator for a Linen model of the lab; `params` of `generate` are its parameters.
+        """Returns a generator for a Linen model of the lab; `params` of `generate` are its parameters. One with `encode` reads a source.
 
         Args:
-          max_length: longest context, by default the model's `max_length`: it has seen no longer texts, even where its positions go on.
+          max_length: longest context, by default the model's `context_length`, or `max_length` where it has none: it has seen no longer
+            texts, even where its positions go on. A recurrent model's `context_length` is None: its state has no limit.
+          bidirectional_prefix: the prompt is read in both directions, as the task `prefix_language_modeling` trains it.
         """
+        longest = getattr(model, "context_length", model.max_length) if max_length is None else max_length
+        return cls(_decoder_of(model, longest, bidirectional_prefix), eos_id=eos_id, decode=decode)
 
-        def step(params, tokens_BT, positions_BT, segments_BT, cache):
-            return model.apply({"params": params}, tokens_BT, positions_BT=positions_BT, segments_BT=segments_BT, cache=cache)
-
-        return cls(Decoder(step, model.init_cache, model.max_length if max_length is None else max_length), eos_id=eos_id, decode=decode)
+    @classmethod
+    def for_task(cls, model: Any, tokenizer: Any, task: Any = None, max_length: int | None = None) -> "Generator":
+        """Returns a generator of texts for a model trained on `task` (None: on plain text). Errors: UserError for one that writes none."""
+        if not hasattr(model, "init_cache"):
+            raise UserError("this model writes no text: it predicts labels, tags or spans (--mode=predict shows them).")
+        prefix = bool(getattr(task, "bidirectional_prefix", False))
+        named = dict(eos_id=tokenizer.eos_id, decode=decode_fn(tokenizer), bidirectional_prefix=prefix)
+        return cls.from_model(model, max_length=max_length, **named)
 
     def generate(
         self,
@@ -116,6 +152,7 @@ class Generator:
         *,
         seed: int = 0,
         num_samples: int = 1,
+        inputs: Mapping[str, np.ndarray] | None = None,
         numbers: Sequence[int] | None = None,
         stop: Sequence[str] = (),
         on_tokens: Callable[[int, int, list[int]], object] | None = None,
@@ -125,6 +162,7 @@ class Generator:
         Args:
           prompts: token ids, at least one each; they may differ in length.
           settings: a `Beam` returns its `num_samples` best texts, best first; a `Sampling` draws `num_samples` of them.
+          inputs: the sources of a decoder that reads one, a dict of arrays with the prompts on axis 0, padded on axis 1 with 0.
           numbers: the number of each prompt, 0, 1, ... by default. A sampled text depends on (seed, number, sample) and the prompt only: a
             data set that is generated in batches gives each prompt its index here, and its texts do not depend on the batching.
           stop: texts end before the first of these strings (looked for in the decoded text, on the host, every 16 tokens).
@@ -136,31 +174,67 @@ class Generator:
         Raises:
           UserError: for settings or prompts that cannot be.
         """
-        self._check(prompts, num_tokens, settings, num_samples, stop, on_tokens)
-        if isinstance(settings, Beam):
-            return self._beam(params, prompts, num_tokens, settings, num_samples)
-        return self._sample(params, prompts, num_tokens, settings, seed, num_samples, numbers, tuple(stop), on_tokens)
-
-    def _check(self, prompts, num_tokens, settings, num_samples, stop, on_tokens):
-        problems = settings.problems()
-        if not len(prompts) or not all(len(prompt) for prompt in prompts):
-            problems.append("a prompt is empty: expected at least one token in each; begin with the eos token to begin a new text")
-        if num_tokens < 1 or num_samples < 1:
-            problems.append(f"num_tokens={num_tokens}, num_samples={num_samples}: expected at least 1")
-        if isinstance(settings, Beam) and num_samples > settings.size:
-            problems.append(f"num_samples={num_samples}: a beam of {settings.size} returns at most {settings.size} texts")
-        if isinstance(settings, Beam) and (stop or on_tokens):
-            problems.append("beam search knows its texts only at the end: it takes no stop strings and does not stream")
-        if stop and self.decode is None:
-            problems.append("stop strings need a generator with `decode`")
-        if not all(stop):
-            problems.append("a stop string is empty")
+        problems = settings.problems() + self._problems(prompts, inputs)
+        problems += _search_problems(self, num_tokens, settings, num_samples, stop, on_tokens)
         if problems:
             raise UserError("\n".join(problems))
+        memory = self._encode(params, inputs)
+        if isinstance(settings, Beam):
+            return self._beam(params, prompts, memory, num_tokens, settings, num_samples)
+        return self._sample(params, prompts, memory, num_tokens, settings, seed, num_samples, numbers, tuple(stop), on_tokens)
 
-    def _begin(self, params, page: _Page, copies: int) -> context.Rows:
+    def score(
+        self,
+        params: Any,
+        prompts: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+        inputs: Mapping[str, np.ndarray] | None = None,
+    ) -> list[float]:
+        """Returns the log-probability of each target as the continuation of its prompt, by one call of the decoder without a search.
+
+        Every token of a target counts: one that ends with eos is scored as a text that ends there, as `Generation.logprob` is.
+
+        Raises:
+          UserError: for texts that cannot be, such as prompt and target longer together than the longest context.
+        """
+        problems = self._problems(prompts, inputs)
+        longest = max(len(prompt) + len(target) for prompt, target in zip(prompts, targets, strict=True)) - 1
+        if self.decoder.max_length is not None and longest > self.decoder.max_length:
+            problems.append(f"a prompt and its target are {longest + 1} tokens: expected at most {self.decoder.max_length + 1}")
+        if problems:
+            raise UserError("\n".join(problems))
+        page_BW, start_B, begin_B = scoring.lay_out(prompts, targets, self.decoder.max_length)
+        memory = self._encode(params, inputs)
+        logprob_BT = jax.device_get(scoring.token_logprobs(self.decoder, params, page_BW, start_B, begin_B, memory))
+        return logprob_BT.sum(axis=1, dtype=np.float64).tolist()
+
+    def _problems(self, prompts, inputs) -> list[str]:
+        found = []
+        if not len(prompts) or not all(len(prompt) for prompt in prompts):
+            found.append("a prompt is empty: expected at least one token in each; begin with the eos token to begin a new text")
+        if (self.decoder.encode is None) != (inputs is None):
+            found.append("inputs: " + ("this decoder reads no source" if inputs is not None else "this decoder reads a source"))
+        for name, array in (inputs or {}).items():
+            if len(array) != len(prompts):
+                found.append(f"inputs: {name} has {len(array)} rows, expected one for each of the {len(prompts)} prompts")
+        return found
+
+    def _encode(self, params, inputs) -> Any:
+        """Returns the memory of the sources, which are encoded in one of few shapes."""
+        if inputs is None:
+            return None
+        return context.encode(self.decoder, params, {name: self._padded(np.asarray(array)) for name, array in inputs.items()})
+
+    def _padded(self, array: np.ndarray) -> np.ndarray:
+        if array.ndim < 2:
+            return array
+        size, most = array.shape[1], self.decoder.max_source
+        wanted = bucket(size) if most is None else max(size, min(bucket(size), most))
+        return np.pad(array, [(0, 0), (0, wanted - size)] + [(0, 0)] * (array.ndim - 2))
+
+    def _begin(self, params, page: _Page, memory, copies: int) -> context.Rows:
         sizes = dict(width=page.width, num_slots=page.num_slots, copies=copies, num_columns=page.num_columns)
-        return context.begin(self.decoder, params, page.prompt_BP, page.start_B, **sizes)
+        return context.begin(self.decoder, params, page.prompt_BP, page.start_B, memory, **sizes)
 
     def _run(self, params, page: _Page, state, advance, chunks, num_tokens: int, look=None):
         """Calls `advance(state, stop)` until `num_tokens` are written or all rows are done, rolling contexts and looking in between."""
@@ -175,7 +249,8 @@ class Generator:
                 if done_R.all() or column >= target:
                     break
                 width = self._roll_width(column, done_R, start_R)
-                sizes = dict(width=width, num_slots=page.num_slots)
+                num_prompt = page.newest + 1 if self.decoder.bidirectional_prefix else 1
+                sizes = dict(width=width, num_slots=page.num_slots, num_prompt=num_prompt)
                 state = state._replace(rows=context.roll(self.decoder, params, state.rows, state.done_R, **sizes))
                 edge = column + page.num_slots - width
             if look is not None:
@@ -191,7 +266,7 @@ class Generator:
         unit = -(-most // 8)
         return min(int(-(-longest // unit)) * unit, most) - 1
 
-    def _sample(self, params, prompts, num_tokens, settings, seed, num_samples, numbers, stop, on_tokens):
+    def _sample(self, params, prompts, memory, num_tokens, settings, seed, num_samples, numbers, stop, on_tokens):
         page = _lay_out(prompts, num_tokens, self.decoder.max_length)
         prompt_R = np.repeat(np.arange(len(prompts)), num_samples)
         sample_R = np.tile(np.arange(num_samples), len(prompts))
@@ -204,18 +279,18 @@ class Generator:
 
         looks = bool(stop) or on_tokens is not None
         chunks = _chunks(on_tokens is not None, not looks, num_tokens)
-        state = sampling.begin(self._begin(params, page, num_samples), page.num_columns)
+        state = sampling.begin(self._begin(params, page, memory, num_samples), page.num_columns)
         state = self._run(params, page, state, advance, chunks, num_tokens, watch.look if looks else None)
         flat = watch.results(state)
         return [flat[i : i + num_samples] for i in range(0, len(flat), num_samples)]
 
-    def _beam(self, params, prompts, num_tokens, settings: Beam, num_return):
+    def _beam(self, params, prompts, memory, num_tokens, settings: Beam, num_return):
         page = _lay_out(prompts, num_tokens, self.decoder.max_length)
 
         def advance(state, until):
             return beam.advance(self.decoder, settings, self.eos_id, num_return, params, state, np.int32(num_tokens), until)
 
-        state = beam.begin(self._begin(params, page, settings.size), settings.size, page.num_columns)
+        state = beam.begin(self._begin(params, page, memory, settings.size), settings, page.num_columns)
         state = self._run(params, page, state, advance, iter([num_tokens]), num_tokens)
         found = beam.hypotheses(state, settings, num_tokens, num_return)
         return [[self._hypothesis(prompt, *x) for x in texts] for prompt, texts in zip(prompts, found, strict=True)]
@@ -223,6 +298,24 @@ class Generator:
     def _hypothesis(self, prompt, score, logprob, tokens, ended) -> Generation:
         text = continuation(self.decode, prompt, tokens) if self.decode else None
         return Generation(tokens, logprob, "eos" if ended else "length", text, score)
+
+
+def _search_problems(generator: Generator, num_tokens, settings, num_samples, stop, on_tokens) -> list[str]:
+    found = []
+    if num_tokens < 1 or num_samples < 1:
+        found.append(f"num_tokens={num_tokens}, num_samples={num_samples}: expected at least 1")
+    if isinstance(settings, Beam):
+        if num_samples > settings.size:
+            found.append(f"num_samples={num_samples}: a beam of {settings.size} returns at most {settings.size} texts")
+        if stop or on_tokens:
+            found.append("beam search knows its texts only at the end: it takes no stop strings and does not stream")
+        if settings.coverage_penalty and generator.decoder.attend is None:
+            found.append(f"coverage_penalty={settings.coverage_penalty}: this decoder has no attention to a source; leave it at 0")
+    if stop and generator.decode is None:
+        found.append("stop strings need a generator with `decode`")
+    if not all(stop):
+        found.append("a stop string is empty")
+    return found
 
 
 class _Watch:

@@ -60,7 +60,7 @@ def advance(decoder: Decoder, settings: Sampling, eos_id: int | None, params, st
         logits_RV, cache = context.step_newest(decoder, params, rows)
         newest = rows.newest + 1
         count = newest - num_prompt
-        allowed_RV = filters.apply(settings, logits_RV, filters.History(rows.page_RW, first_R, newest), eos_id)
+        allowed_RV = filters.apply(settings, logits_RV, filters.History(rows.page_RW, first_R, newest), eos_id, count)
         token_R = _choose(settings, allowed_RV, keys_R, count)
         logprob_R = jnp.take_along_axis(logits_RV, token_R[:, None], axis=1)[:, 0] - jax.nn.logsumexp(logits_RV, axis=1)
         page_RW = jax.lax.dynamic_update_slice_in_dim(rows.page_RW, token_R[:, None], newest, axis=1)

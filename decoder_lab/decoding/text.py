@@ -1,9 +1,25 @@
 """Ids to text on the host: stop strings, and printing text as it grows without breaking characters or showing half a stop string."""
 
+import unicodedata
 from collections.abc import Callable, Sequence
+from typing import Any
 
 Decode = Callable[[list[int]], str]
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer's decode puts where bytes are no character, or not one yet
+
+
+def decode_fn(tokenizer: Any) -> Decode:
+    """Returns ids -> text of a tokenizer, without its end of text, and without ids that a task added above its vocabulary."""
+
+    def decode(ids):
+        return tokenizer.decode([i for i in ids if i != tokenizer.eos_id and i < tokenizer.vocab_size])
+
+    return decode
+
+
+def escaped(text: str) -> str:
+    """Returns `text` with every control character but line breaks and tabs written out, such as \\x1b: a terminal obeys them."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else f"\\x{ord(c):02x}" for c in text)
 
 
 def continuation(decode: Decode, prompt: Sequence[int], tokens: Sequence[int]) -> str:

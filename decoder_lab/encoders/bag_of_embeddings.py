@@ -4,10 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from decoder_lab.layers.convolution import windows
 from decoder_lab.layers.dropout import Dropout
 from decoder_lab.layers.embedding import Embedding
 from decoder_lab.layers.memory import Memory
+from decoder_lab.layers.ngrams import ngram_buckets
 
 
 def problems(kw) -> list[str]:
@@ -16,19 +16,6 @@ def problems(kw) -> list[str]:
     if not 0 <= kw["dropout"] < 1:
         found.append(f"dropout must be at least 0 and below 1, got {kw['dropout']}")
     return found
-
-
-def ngram_buckets(tokens_BS: jax.Array, segments_BS: jax.Array, order: int, num_buckets: int) -> jax.Array:
-    """Returns int32 [B, S]: a hash in 1 .. num_buckets of the `order` tokens that end here, 0 where a document has fewer before."""
-    offsets = tuple(range(1 - order, 1))
-    # one more, so that 0 says "nothing here"
-    ids_BSK = windows(tokens_BS[..., None] + 1, segments_BS, offsets)[..., 0]
-    mixed_BS = jnp.zeros(tokens_BS.shape, jnp.uint32)
-    for k in range(order):
-        mixed_BS = (mixed_BS ^ ids_BSK[..., k].astype(jnp.uint32)) * jnp.uint32(0x21F0AAAD)
-        mixed_BS = mixed_BS ^ (mixed_BS >> 15)
-    buckets_BS = (mixed_BS % jnp.uint32(num_buckets)).astype(jnp.int32) + 1
-    return jnp.where(jnp.all(ids_BSK != 0, axis=-1), buckets_BS, 0)
 
 
 class Encoder(nn.Module):

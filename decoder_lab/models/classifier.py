@@ -1,6 +1,7 @@
 """A classifier of texts: any encoder, pooled to one vector, and a head.
 
-Reads from a batch: "tokens" int32 [B, S], "segments" (0 is padding) and, for pairs whose encoder has them, "types" int32 [B, S].
+Reads from a batch: "tokens" int32 [B, S], "segments" (0 is padding); for pairs whose encoder has them "types" int32 [B, S]; and with
+`character_dim` "chars" int32 [B, S, K], the characters of each token, 0 in padding.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from decoder_lab.core.lookup import Plugin
 from decoder_lab.layers.dropout import Dropout
 from decoder_lab.layers.linear import Linear
 from decoder_lab.layers.memory import Memory
+from decoder_lab.layers.ngrams import CharacterNgrams
 from decoder_lab.layers.pooling import Pooling
 
 VARIANTS = {
@@ -40,13 +42,16 @@ VARIANTS = {
 
 def problems(kw) -> list[str]:
     """Returns what is wrong with the fields taken together, one sentence each."""
-    found = [f"{name} must be at least 0, got {kw[name]}" for name in ("head_dim", "attention_dim") if kw[name] < 0]
+    found = [f"{name} must be at least 0, got {kw[name]}" for name in ("head_dim", "attention_dim", "character_dim") if kw[name] < 0]
     if kw["head"] == "linear" and kw["head_dim"]:
         found.append(f'head_dim {kw["head_dim"]} needs a hidden layer: head="tanh" or head="relu"')
     if kw["attention_dim"] and kw["pooling"] != "attention":
         found.append(f'attention_dim {kw["attention_dim"]} needs pooling="attention", got "{kw["pooling"]}"')
-    if not 0 <= kw["dropout"] < 1:
-        found.append(f"dropout must be at least 0 and below 1, got {kw['dropout']}")
+    if not kw["character_orders"] or min(kw["character_orders"]) < 1 or kw["character_buckets"] < 1:
+        found.append(f"character_orders and character_buckets must be 1 or more, got {kw['character_orders']}, {kw['character_buckets']}")
+    for name in ("dropout", "character_dropout"):
+        if not 0 <= kw[name] < 1:
+            found.append(f"{name} must be at least 0 and below 1, got {kw[name]}")
     return found
 
 
@@ -64,6 +69,10 @@ class Model(nn.Module):
     encoder: Plugin["encoder"] = dataclasses.field(default_factory=lambda: dict(name="recurrent", kw={}))
     pooling: Literal["mean", "max", "first", "last", "attention", "max_mean", "state"] = "mean"
     attention_dim: int = 0  # of attention pooling; 0: as wide as the encoder
+    character_dim: int = 0  # width of hashed character n-grams of each token, concatenated to its embedding; 0: none
+    character_orders: tuple[int, ...] = (3, 4, 5)
+    character_buckets: int = 32768
+    character_dropout: float = 0.0  # of whole n-grams
     head: Literal["linear", "tanh", "relu"] = "linear"  # what stands before the last linear layer: nothing, or a hidden layer
     head_dim: int = 0  # of that hidden layer; 0: as wide as what is pooled
     dropout: float = 0.0  # before the last layer
@@ -82,11 +91,19 @@ class Model(nn.Module):
         *,
         segments_BS: jax.Array | None = None,
         types_BS: jax.Array | None = None,
-        extra_BSE: jax.Array | None = None,
+        chars_BSK: jax.Array | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns float32 logits_BC."""
-        memory = self._encoder(tokens_BS, segments_BS=segments_BS, types_BS=types_BS, extra_BSE=extra_BSE, deterministic=deterministic)
+        places = dict(segments_BS=segments_BS, types_BS=types_BS)
+        if (chars_BSK is None) != (self.character_dim == 0):
+            raise UserError("model.kw.character_dim and task.kw.characters belong together: set both, or neither.")
+        if chars_BSK is not None:
+            shape = self.character_dim, self.character_orders, self.character_buckets
+            places["extra_BSE"] = CharacterNgrams(*shape, 0.1, self.character_dropout, self.dtype, name="characters")(
+                chars_BSK, deterministic
+            )
+        memory = self._encoder(tokens_BS, **places, deterministic=deterministic)
         x_BD = self._pooled(memory)
         if self.head != "linear":
             activation = {"tanh": jnp.tanh, "relu": nn.relu}[self.head]

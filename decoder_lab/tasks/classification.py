@@ -1,8 +1,8 @@
 """Classification of a text or a pair of texts: one label, any number of labels, or a score.
 
-Batch keys: tokens, segments int32 [B,S] (segment 0 is padding); for pairs types int32 [B,S], 1 in the second text; weights float32 [B], 0
-in filler rows; and label int32 [B] (one label), label_set int32 [B,L] (any number: label numbers from 1 on, 0 is padding) or label float32
-[B] (a score).
+Batch keys: tokens, segments int32 [B,S] (segment 0 is padding); for pairs types int32 [B,S], 1 in the second text; with `characters` chars
+int32 [B,S,K], 0 in padding; weights float32 [B], 0 in filler rows; and label int32 [B] (one label), label_set int32 [B,L] (any number:
+label numbers from 1 on, 0 is padding) or label float32 [B] (a score).
 """
 
 import collections
@@ -36,6 +36,8 @@ class Task:
       pairs: "none": there is no second text. "separator": it follows the first after the tokenizer's end of text. "types": so, and the
         encoder is told which text a token is of.
       keep: which part of a text that is too long: its "head", its "tail" or half of "both" (Sun et al. 2019).
+      characters: code points of each word, marked < and >, that are given to the model too; a longer word keeps both its ends. 0: none. The
+        tokenizer must be `word`.
       threshold: "multi": the probability from which on a label counts as predicted.
       label_smoothing: "single": mass spread evenly over all labels while training.
       class_weights: "balanced": while training, an example of a label weighs (number of examples) / (number of labels * examples of that
@@ -50,6 +52,7 @@ class Task:
     label_field: str = "label"
     pairs: Literal["none", "separator", "types"] = "none"
     keep: Literal["head", "tail", "both"] = "head"
+    characters: int = 0
     threshold: float = 0.5
     label_smoothing: float = 0.0
     class_weights: Literal["none", "balanced"] = "none"
@@ -106,6 +109,8 @@ class Task:
         features = {"tokens": tokens, "segments": np.ones(len(tokens), np.int32), "weights": np.float32(1)}
         if self.pairs != "none":
             features["types"] = types
+        if self.characters:
+            features["chars"] = self._characters(raw)
         known = self.label_field in raw  # where not: nothing to learn from, but to predict
         if self.kind == "score":
             return features | {"label": np.float32(self._score(raw) if known else 0)}
@@ -117,17 +122,19 @@ class Task:
     def dummy(self) -> dict[str, np.ndarray]:
         """The smallest batch that `forward` reads."""
         ones = np.ones((1, 1), np.int32)
-        return {"tokens": ones * 0, "segments": ones} | ({"types": ones * 0} if self.pairs != "none" else {})
+        chars = {"chars": np.ones((1, 1, self.characters), np.int32)} if self.characters else {}
+        return {"tokens": ones * 0, "segments": ones} | chars | ({"types": ones * 0} if self.pairs != "none" else {})
 
     def fingerprint(self) -> str:
         """Changes with whatever changes `example`."""
-        fields = (self.kind, self.text_field, self.pair_field, self.label_field, self.pairs, self.keep, self.length)
+        fields = (self.kind, self.text_field, self.pair_field, self.label_field, self.pairs, self.keep, self.length, self.characters)
         return f"classification 1 {fields} {self.labels}"
 
     def forward(self, model: Any, batch: dict, deterministic: bool) -> jax.Array:
         """Returns float32 logits_BC."""
-        types = {"types_BS": batch["types"]} if self.pairs == "types" else {}
-        return model(batch["tokens"], segments_BS=batch["segments"], **types, deterministic=deterministic)
+        extra = {"types_BS": batch["types"]} if self.pairs == "types" else {}
+        extra |= {"chars_BSK": batch["chars"]} if self.characters else {}
+        return model(batch["tokens"], segments_BS=batch["segments"], **extra, deterministic=deterministic)
 
     def metrics(self, model: Any, params: Any, batch: dict, *, rng: jax.Array | None = None, progress: Any = None) -> dict[str, tuple]:
         """Returns {name: (sum, weight)}: loss and accuracy ("multi": of whole sets; "score": none, the loss is the squared error)."""
@@ -202,6 +209,17 @@ class Task:
         counts_C = np.array(self.label_counts, np.float64)
         return jnp.asarray(counts_C.sum() / (len(counts_C) * counts_C), jnp.float32)
 
+    def _characters(self, raw: dict) -> np.ndarray:
+        """Returns int32 [S, K], of the words that `_tokens` keeps."""
+        if not hasattr(self.tokenizer, "words"):
+            raise UserError("task: characters need a tokenizer whose ids are words: --config.data.tokenizer.name=word.")
+        words = [f"<{word}>" for word in self.tokenizer.words(self._text(raw, self.text_field))]
+        chars_SK = np.zeros((len(words), self.characters), np.int32)
+        for row, word in zip(chars_SK, words, strict=True):
+            codes = _part([ord(c) for c in word], self.characters, "both")
+            row[: len(codes)] = codes
+        return _part(chars_SK, self.length, self.keep)
+
     def _tokens(self, raw: dict) -> tuple[np.ndarray, np.ndarray]:
         """Returns (tokens, types) of a text, or of first, separator, second; cut so that they fit, and counted where they were."""
         first = self.tokenizer.encode(self._text(raw, self.text_field))
@@ -269,6 +287,8 @@ def problems(kw) -> list[str]:
         found.append(f"threshold must be above 0 and below 1, got {kw['threshold']}")
     if not 0 <= kw["label_smoothing"] < 1:
         found.append(f"label_smoothing must be at least 0 and below 1, got {kw['label_smoothing']}")
+    if kw["characters"] < 0 or (kw["characters"] and kw["pairs"] != "none"):
+        found.append(f'characters must be 0 or more, and have no pairs, got {kw["characters"]} with pairs="{kw["pairs"]}"')
     if kw["label_smoothing"] and kw["kind"] != "single":
         found.append(f'label_smoothing needs kind="single", got "{kw["kind"]}"')
     if kw["class_weights"] != "none" and kw["kind"] == "score":

@@ -25,6 +25,7 @@ FORMULAS = {
     "gelu_exact": lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
     "relu": lambda x: np.maximum(x, 0),
     "squared_relu": lambda x: np.maximum(x, 0) ** 2,
+    "silu": lambda x: x * sigmoid(x),
     "swiglu": lambda x: x * sigmoid(x),
     "geglu": gelu_tanh,
 }

@@ -75,6 +75,22 @@ def test_encoders_parameters_stand_where_a_pretrained_one_has_them(encoder):
     assert set(params) == {"encoder", "output"}
 
 
+@pytest.mark.parametrize("encoder", ["cnn", "gru", "bag"])
+def test_characters_are_read_beside_the_tokens_and_padding_is_not(encoder):
+    """KNOWN_BUGS 21."""
+    plugin = dict(name="classifier", kw=dict(encoder=ENCODERS[encoder], character_dim=4, character_buckets=32))
+    model = lookup.make("model", plugin, vocab_size=V, num_labels=3, max_length=16, dtype=jnp.float32)
+    chars = np.random.default_rng(1).integers(1, 99, (2, S, 5), dtype=np.int32)
+    params = model.init(jax.random.key(0), tokens(), chars_BSK=chars)["params"]
+    want = run(model, params, tokens(), chars_BSK=chars)
+    padded, segments = np.pad(tokens(), ((0, 0), (2, 3))), np.pad(np.ones((2, S), np.int32), ((0, 0), (2, 3)))
+    got = run(model, params, padded, segments, chars_BSK=np.pad(chars, ((0, 0), (2, 3), (0, 0)), constant_values=7))
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    assert not np.allclose(run(model, params, tokens(), chars_BSK=chars + 1), want)
+    with pytest.raises(UserError, match="belong together"):
+        run(model, params, tokens())
+
+
 def test_the_head_of_bert_is_its_formula():
     model, params = made("transformer", "first", head="tanh")
     alone = lookup.make("encoder", ENCODERS["transformer"], vocab_size=V, max_length=16, dtype=jnp.float32)

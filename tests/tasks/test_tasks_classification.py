@@ -95,6 +95,23 @@ def test_pairs_are_joined_and_the_longer_one_is_cut(first, second, tokens, types
     assert example["tokens"].tolist() == tokens and example["types"].tolist() == types and example["segments"].all()
 
 
+def test_characters_are_those_of_the_words_that_are_kept():
+    class Split(Words):
+        def words(self, text):
+            return text.split()
+
+        def encode(self, text):
+            return np.arange(len(text.split()), dtype=np.int32)
+
+    task = Task(Split(), 2, characters=6, keep="tail")
+    example = task.example(dict(text="a bcd efghijkl"))
+    assert example["tokens"].tolist() == [1, 2] and example["chars"].shape == (2, 6)
+    text = ["".join(map(chr, row)).rstrip("\0") for row in example["chars"]]
+    assert text == ["<bcd>", "<efkl>"]
+    with pytest.raises(UserError, match="ids are words"):
+        Task(Words(), 2, characters=6).example(dict(text="a"))
+
+
 def test_one_label_is_cross_entropy_and_filler_rows_weigh_nothing():
     task = made()
     model, params = model_of(task)

@@ -1,0 +1,152 @@
+"""Predictions of a trained model for a file of raw items: labels, tags, answers, or the texts of a task that writes.
+
+The input is JSON lines, each an object with the fields that the task reads (what is to be predicted may be missing), or plain text, one
+item a line, where the task reads one text. The output is one JSON line an item, in the same order, written batch by batch.
+"""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TextIO
+
+from decoder_lab.core.errors import UserError
+
+AT_ONCE = 1024  # items that are read, sorted by length and answered together
+
+
+def read_items(path: str, task: Any) -> Iterator[dict]:
+    """Yields the raw items of a file, or of standard input for "-".
+
+    A file is JSON lines where its name ends with .jsonl or .json, standard input where its first line is a JSON object.
+    Errors: UserError with file and line.
+    """
+    if path == "-":
+        yield from _items(sys.stdin, "standard input", None, task)
+        return
+    if not pathlib.Path(path).is_file():
+        raise UserError(f'--input: there is no file {path} ("-" reads standard input).')
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        yield from _items(file, path, path.endswith((".jsonl", ".json")), task)
+
+
+def _items(lines: Iterable[str], name: str, is_json: bool | None, task: Any) -> Iterator[dict]:
+    for number, line in enumerate(lines, start=1):
+        line = line.removesuffix("\n").removesuffix("\r")
+        if any("\ud800" <= c <= "\udfff" for c in line):
+            raise UserError(f"{name}:{number}: not UTF-8.")
+        if is_json is None:
+            is_json = _is_object(line)
+        if is_json and not line.strip():
+            continue
+        yield _parsed(line, f"{name}:{number}") if is_json else _from_text(line, task)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except json.JSONDecodeError:
+        return False
+
+
+def _parsed(line: str, where: str) -> dict:
+    try:
+        item = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON: {error.msg} at column {error.colno}.") from error
+    if not isinstance(item, dict):
+        raise UserError(f"{where}: got {type(item).__name__}, expected a JSON object with the fields that the task reads.")
+    return item
+
+
+def _from_text(line: str, task: Any) -> dict:
+    """Makes an item of a line of text, for a task that reads one."""
+    if hasattr(task, "prompt"):
+        return {"source": line}
+    if hasattr(task, "text_field") and getattr(task, "pairs", "none") == "none":
+        return {task.text_field: line}
+    if "tags" in {field.name for field in dataclasses.fields(task)}:
+        return {"words": line.split()}
+    name = type(task).__module__.rpartition(".")[2]
+    raise UserError(f"task {name} reads more than one text an item: give JSON lines (a file that ends with .jsonl) with its fields.")
+
+
+def run(items: Iterable[dict], predict: Callable[[list[dict]], list[Any]], out: TextIO) -> int:
+    """Writes one JSON line an item, {"index", "id" where it has one, "prediction"}; returns how many."""
+    number, items = 0, iter(items)
+    while group := list(itertools.islice(items, AT_ONCE)):
+        for raw, value in zip(group, predict(group), strict=True):
+            named = {"id": raw["id"]} if "id" in raw else {}
+            out.write(json.dumps({"index": number, **named, "prediction": value}, ensure_ascii=False) + "\n")
+            number += 1
+        out.flush()
+    return number
+
+
+def predictor(task: Any, model: Any, params: Any, batch_size: int) -> Callable[[list[dict]], list[Any]]:
+    """Returns raw items -> one JSON-like value each, by `task.predict` and `task.decode`; parts of an item are put together by `task.join`.
+
+    An item of which the task makes no example gives None. Values do not depend on `batch_size`.
+    """
+    import jax
+    import numpy as np
+
+    from decoder_lab.data import examples as example_lib
+    from decoder_lab.decoding.context import bucket
+
+    compiled = jax.jit(lambda params, batch: task.predict(model, params, batch))
+
+    def width(longest: int) -> int:
+        return max(longest, min(bucket(longest), getattr(task, "length", longest)))
+
+    def predict(group: list[dict]) -> list[Any]:
+        made, owner = [], []
+        for i, raw in enumerate(group):
+            found = task.example(raw)
+            found = [found] if isinstance(found, dict) else found
+            made += found
+            owner += [i] * len(found)
+        if not made:
+            return [None] * len(group)
+        examples = example_lib.in_memory(made)
+        parts: list[list] = [[] for _ in group]
+        values: list[Any] = [None] * len(made)
+        order = np.argsort(examples.longest_E, kind="stable")
+        for start in range(0, len(order), batch_size):
+            e_B = order[start : start + batch_size]
+            lengths = {name: int(examples.lengths(name)[e_B].max(initial=1)) for name in examples.ragged}
+            widths = {name: examples.fixed.get(name) or width(size) for name, size in lengths.items()}
+            batch = examples.take(np.concatenate([e_B, np.full(batch_size - len(e_B), -1)]), widths)
+            for e, value in zip(e_B.tolist(), task.decode(jax.device_get(compiled(params, batch)), batch), strict=False):
+                values[e] = value
+        for i, value in zip(owner, values, strict=True):
+            parts[i].append(value)
+        return [_joined(task, raw, found) for raw, found in zip(group, parts, strict=True)]
+
+    return predict
+
+
+def _joined(task: Any, raw: dict, parts: list) -> Any:
+    if hasattr(task, "join") and parts:
+        return task.join(raw, parts)
+    return parts[0] if len(parts) == 1 else parts or None
+
+
+def writer(
+    task: Any, model: Any, params: Any, tokenizer: Any, settings: Any, *, num_tokens: int, batch_size: int, seed: int
+) -> Callable[[list[dict]], list[str]]:
+    """Returns raw items with a source -> the text that the model writes for each; they do not depend on `batch_size`."""
+    from decoder_lab.decoding.batches import generate_all
+    from decoder_lab.decoding.generate import Generator
+
+    generator, before = Generator.for_task(model, tokenizer, task), itertools.count()
+
+    def predict(group: list[dict]) -> list[str]:
+        numbers = [next(before) for _ in group]
+        sizes = dict(num_tokens=num_tokens, batch_size=batch_size)
+        found = generate_all(generator, params, [task.prompt(raw) for raw in group], settings, seed=seed, numbers=numbers, **sizes)
+        return [text.text for text in found]
+
+    return predict

@@ -1,0 +1,50 @@
+"""A small BERT of Python's own standard library, to begin classifiers, taggers and readers from.
+
+  python -m decoder_lab.main --config=experiments/pretrain/masked_lm.py --workdir=runs/masked_lm
+  python -m decoder_lab.main --config=experiments/pretrain/masked_lm.py:size=bert-base,data=corpus/*.txt --workdir=runs/bert
+
+`data` is a glob of text files (default: the running interpreter's library, nothing is downloaded). Its encoder starts another model with
+`--config.init_from.path=runs/masked_lm` where that has the same encoder; parameters below `encoder/` have the same names there.
+
+| size | parameters | hardware | time | expected | measured |
+|---|---|---|---|---|---|
+| quick | 1,085,057 | 2 CPU cores | about 5 min | nothing published | 5.70 nats a hidden token after the first 400 steps (7.67 before) |
+| bert-tiny to bert-large | published, see models/masked_lm.py | one GPU or more | - | - | not measured |
+"""
+
+from ml_collections import ConfigDict
+
+from decoder_lab.core.config import parse_argument
+
+SIZES = ("quick", "bert-tiny", "bert-mini", "bert-small", "bert-medium", "bert-base", "bert-large")
+
+
+def get_config(arg=""):
+    arg = parse_argument(arg, size=SIZES, data="", smoke=False)
+    quick = arg.size == "quick"
+    config = ConfigDict()
+    config.data = dict(
+        source=dict(name="text", kw=dict(path=arg.data)) if arg.data else dict(name="python_stdlib", kw={}),
+        tokenizer=dict(name="sentencepiece", kw=dict(vocab_size=2048 if quick else 30000)),
+        packing=dict(name="split", kw={}),
+    )
+    config.task = dict(name="masked_language_modeling", kw={})
+    encoder = dict(num_layers=4, num_heads=4, width=128, norm="rms", position="rotary", mlp="swiglu", use_bias=False)
+    config.model = dict(name="masked_lm", kw=dict(encoder=dict(name="transformer", kw=encoder if quick else dict(variant=arg.size))))
+    config.total_steps = 1500 if quick else 100_000
+    config.batch_size = 16 if quick else 256
+    config.sequence_length = 128 if quick else 512
+    config.dtype = "float32" if quick else "bfloat16"
+    config.lr = 3e-3 if quick else 1e-4
+    config.weight_decay = 0.01
+    config.optimizer = dict(name="adamw", kw=dict(b1=0.9, b2=0.98))
+    config.schedule = dict(name="cosine", kw=dict(warmup="5%", floor=0.1))
+    config.evaluators = dict(val=dict(name="mean", every="10%", kw=dict(split="validation", limit=512, batch_size=32)))
+    config.checkpoint = dict(every="25%", metric="val/loss")
+    if arg.smoke:
+        config.total_steps, config.batch_size, config.sequence_length = 2, 8, 32
+        config.model["kw"]["encoder"] = dict(name="transformer", kw=dict(num_layers=1, num_heads=2, width=16))
+        config.data["tokenizer"] = dict(name="byte", kw={})
+        config.schedule["kw"].update(warmup="1 steps")
+        config.evaluators["val"]["kw"].update(limit=16, batch_size=8)
+    return config
