@@ -71,7 +71,7 @@ def test_the_start_line_says_what_runs_where(tmp_path):
     said = []
     experiment = experiments.Experiment(make_config(tmp_path), tmp_path / "run", report=said.append)
     line = experiment.summary()
-    for part in ("8 x cpu", "parameters", "512 tokens a step", "6 steps", "MiB", "float32", "attention"):
+    for part in ("8 x cpu", "parameters", "512 tokens a step", "6 steps", "memory a device: params", "float32", "attention"):
         assert part in line, (part, line)
 
 
