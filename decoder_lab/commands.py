@@ -151,8 +151,10 @@ def predict(config: Any, flags: argparse.Namespace) -> int:
         raise UserError("--input: say which file holds the items, or - for standard input.")
     if flags.batch_size < 1:
         raise UserError(f"--batch_size: got {flags.batch_size}, expected 1 or more.")
+    if flags.output and flags.input != "-" and pathlib.Path(flags.output).resolve() == pathlib.Path(flags.input).resolve():
+        raise UserError(f"--output: {flags.output} is the --input, which would be lost; name another file.")
     experiment = _open_run(config, flags)
-    from decoder_lab.decoding.settings import GREEDY
+    from decoder_lab.decoding.settings import Sampling
     from decoder_lab.serving import predict as serving
     from decoder_lab.training import resume
 
@@ -161,7 +163,7 @@ def predict(config: Any, flags: argparse.Namespace) -> int:
     if hasattr(task, "predict"):
         answer = serving.predictor(task, model, params, flags.batch_size)
     elif hasattr(task, "prompt"):
-        settings = options.settings() if options.beam_size > 1 else GREEDY
+        settings = options.settings() if options.beam_size > 1 else Sampling(min_tokens=options.min_tokens, temperature=0.0)
         sizes = dict(num_tokens=options.num_tokens, batch_size=flags.batch_size, seed=options.seed)
         answer = serving.writer(task, model, params, experiment.tokenizer, settings, **sizes)
     else:

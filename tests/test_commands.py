@@ -52,6 +52,9 @@ def test_predict_answers_every_line_in_order_and_by_any_batch(workdir, capsys, t
     assert typed == [x["prediction"] for x in answers[0][:2]]
     with pytest.raises(UserError, match="--input"):
         run("--mode=predict", f"--workdir={workdir}")
+    with pytest.raises(UserError, match="would be lost"):
+        run("--mode=predict", f"--workdir={workdir}", f"--input={tmp_path / 'in.jsonl'}", f"--output={tmp_path / 'in.jsonl'}")
+    assert (tmp_path / "in.jsonl").read_text()
 
 
 def test_attention_draws_the_alignment_of_a_given_or_a_written_target(workdir, tmp_path):

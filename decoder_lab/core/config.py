@@ -129,14 +129,24 @@ def _merge_known(delta: dict, problems: list[str], spec: str) -> dict[str, Any]:
 
 
 def _renamed(plugin: dict, kind: str, name: str, problems: list[str]) -> dict:
-    """Gives a plug-in another name; settings that the new one does not know go with the old one."""
+    """Gives a plug-in another name; settings that the new one does not know, or whose values it does not take, go with the old one."""
     try:
-        known = lookup.fields(kind, name)
+        known, variants = lookup.fields(kind, name), lookup.variants(kind, name)
     except UserError as error:
         problems.append(str(error))
         return plugin
     kw = plugin.get("kw")
-    return {**plugin, "name": name, "kw": {k: v for k, v in kw.items() if k in known} if isinstance(kw, dict) else kw}
+    if isinstance(kw, dict) and name != plugin["name"]:
+        kw = {k: v for k, v in kw.items() if k in known and _fits(known[k], v) and (k != "variant" or v in variants)}
+    return {**plugin, "name": name, "kw": kw}
+
+
+def _fits(field: Field, value: Any) -> bool:
+    """Whether a field takes a value; of nested plug-ins only the form is looked at."""
+    if field.plugin or field.plugins:
+        return isinstance(value, dict | str) or (value is None and field.optional)
+    cast, ok = typed.cast(field, value)
+    return ok and not typed.problems("", field, cast)
 
 
 def _complete(values: dict[str, Any], pairs: dict[str, str], problems: list[str], spec: str) -> dict[str, tuple[Field, Any]]:

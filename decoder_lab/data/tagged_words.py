@@ -106,7 +106,7 @@ class TaggedWords:
         yield " ".join(self._written(word) for word in raw["words"])
 
     def example(self, raw: dict) -> list[dict[str, np.ndarray]]:
-        """Raw item -> the examples of its parts; none where it has no words. Without "tags" every tag is number 0."""
+        """Raw item -> the examples of its parts; none where it has no words. Without "tags" every tag is number 0, of weight 0."""
         words, names = self._checked(raw)
         tags = [self._tag(name) for name in names] or [0] * len(words)
         pieces = [self._pieces(word) for word in words]
@@ -120,9 +120,10 @@ class TaggedWords:
             used += len(piece)
         if len(parts) > 1:
             self._count(f"sentences of more than {self.length} tokens, cut into parts")
-        return [self._features([words[i] for i in part], [pieces[i] for i in part], [tags[i] for i in part]) for part in parts]
+        weight = float(bool(names))  # without tags there is nothing to learn from, but to predict
+        return [self._features([words[i] for i in part], [pieces[i] for i in part], [tags[i] for i in part], weight) for part in parts]
 
-    def _features(self, words: list[str], pieces: list[np.ndarray], tags: list[int]) -> dict[str, np.ndarray]:
+    def _features(self, words: list[str], pieces: list[np.ndarray], tags: list[int], weight: float) -> dict[str, np.ndarray]:
         lengths = np.array([len(p) for p in pieces])
         tokens = np.concatenate(pieces).astype(np.int32)
         return {
@@ -132,7 +133,7 @@ class TaggedWords:
             "words": np.ones(len(words), np.int32),
             "chars": np.stack([self._characters(word) for word in words]),
             "tags": np.array(tags, np.int32),
-            "weights": np.ones(len(words), np.float32),
+            "weights": np.full(len(words), weight, np.float32),
         }
 
     def dummy(self) -> dict[str, np.ndarray]:

@@ -61,7 +61,5 @@ def problems(kw) -> list[str]:
     """Questions are counted from 1, and only 2.0 has some without answer."""
     found = [f"{name}: got {kw[name]}, expected 1 or more." for name in ("limit", "batch_size") if kw[name] is not None and kw[name] < 1]
     if kw["no_answer_threshold"] is not None and kw["rules"] != "squad2":
-        found.append(
-            f'no_answer_threshold={kw["no_answer_threshold"]} needs rules="squad2", got "{kw["rules"]}", where all have one.'
-        )
+        found.append(f'no_answer_threshold={kw["no_answer_threshold"]} needs rules="squad2", got "{kw["rules"]}", where all have one.')
     return found

@@ -108,6 +108,8 @@ class AttentiveRecurrent(nn.Module):
         x_TBE, (batch, length) = x_BTE.transpose(1, 0, 2), x_BTE.shape[:2]
         steps = None if segments_BT is None else steps_of(segments_BT, None if cache is None else cache["segment"])
         document_BT = jnp.ones((batch, 1), jnp.int32) if segments_BT is None else segments_BT
+        if memory is not None:
+            document_BT, _ = masks.readable(document_BT, memory.segments_BS)
         start = _starts(document_BT, memory)
         read = self._empty_cache(batch) if cache is None else cache
         states, feed = read["states"], read.get("feed")

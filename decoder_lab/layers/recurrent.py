@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from decoder_lab.layers.initialization import normal
+from decoder_lab.layers.initialization import normal, orthogonal
 from decoder_lab.ops import recurrent as ops
 from decoder_lab.ops.dropout import dropout
 from decoder_lab.ops.recurrent import Kind, State
@@ -35,11 +35,8 @@ class Cell(nn.Module):
         """Returns the parameters by name for inputs of width `in_dim`."""
         width, gates = self.width, ops.GATES[self.kind]
 
-        def orthogonal(key, shape, dtype):
-            del shape
-            q_GWW, r_GWW = jnp.linalg.qr(normal(1.0)(key, (gates, width, width), dtype))
-            q_GWW *= jnp.sign(jnp.diagonal(r_GWW, axis1=1, axis2=2))[:, None]  # evenly distributed (Mezzadri 2007)
-            return q_GWW.transpose(1, 0, 2).reshape(width, gates * width)
+        def gate_by_gate(key, shape, dtype):
+            return orthogonal(key, (gates, width, width), dtype).transpose(1, 0, 2).reshape(shape)
 
         def bias(key, shape, dtype):
             del key
@@ -48,7 +45,7 @@ class Cell(nn.Module):
 
         weights = {
             "kernel": self.param("kernel", normal(in_dim**-0.5), (in_dim, gates * width), jnp.float32),
-            "recurrent_kernel": self.param("recurrent_kernel", orthogonal, (width, gates * width), jnp.float32),
+            "recurrent_kernel": self.param("recurrent_kernel", gate_by_gate, (width, gates * width), jnp.float32),
             "bias": self.param("bias", bias, (gates * width,), jnp.float32),
         }
         if self.kind == "gru":

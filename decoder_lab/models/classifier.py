@@ -22,15 +22,15 @@ from decoder_lab.layers.pooling import Pooling
 
 VARIANTS = {
     # fastText (Joulin et al. 2016): the mean of token and bigram embeddings, and a linear layer
-    "bag": dict(encoder=dict(name="bag_of_embeddings", kw=dict(embedding_dim=128, ngrams=2, dropout=0.3)), pooling="mean", dropout=0.3),
+    "bag": dict(encoder=dict(name="bag_of_embeddings", kw=dict(embedding_dim=128, ngrams=2, dropout=0.5)), pooling="mean", dropout=0.3),
     # Kim 2014, "CNN-rand": windows of 3, 4, 5 words with 100 maps each, dropout of a half before the last layer
     "cnn": dict(encoder=dict(name="convolutional", kw=dict(variant="kim2014", embedding_dropout=0.3)), pooling="max", dropout=0.5),
     "lstm": dict(
-        encoder=dict(name="recurrent", kw=dict(cell="lstm", width=128, bidirectional=True, dropout=0.3)), pooling="max", dropout=0.5
+        encoder=dict(name="recurrent", kw=dict(cell="lstm", width=128, bidirectional=True, dropout=0.5)), pooling="max", dropout=0.5
     ),
     # Yang et al. 2016, its word level: bidirectional GRU and attention
     "gru": dict(
-        encoder=dict(name="recurrent", kw=dict(cell="gru", width=128, bidirectional=True, dropout=0.3)), pooling="attention", dropout=0.5
+        encoder=dict(name="recurrent", kw=dict(cell="gru", width=128, bidirectional=True, dropout=0.5)), pooling="attention", dropout=0.5
     ),
     "transformer": dict(
         encoder=dict(name="transformer", kw=dict(num_layers=2, num_heads=4, width=128, dropout=0.3)), pooling="mean", dropout=0.3

@@ -52,7 +52,7 @@ def _backward(blocks: Spans, saved, g_BKGTH):
     """With e the unnormalised weights, r the inverse of their sum and u = r g: dv = e' u; d logits = e (u v' - sum(u out)); dq, dk
     follow."""
     q_BKGTH, k_BKSH, v_BKSH, out_BKGTH, kept = saved
-    borders = sorted({end for _, end, _, _ in blocks} | {0, k_BKSH.shape[2]})
+    borders = sorted({border for *_, first, last in blocks for border in (first, last)} | {0, k_BKSH.shape[2]})
     dq, dk, dv = [], {}, {}
     for (start, end, first, last), (weights, inverse) in zip(blocks, kept, strict=True):
         q, k, v = q_BKGTH[:, :, :, start:end], k_BKSH[:, :, first:last], v_BKSH[:, :, first:last]

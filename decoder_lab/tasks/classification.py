@@ -66,7 +66,7 @@ class Task:
     def fit(self, items: Iterable[dict]) -> dict:
         """Returns the train split's labels and how often each occurs, or the mean and standard deviation of its scores."""
         if self.kind == "score":
-            scores = np.array([self._score(raw) for raw in items], np.float64)
+            scores = np.array([_score(*self.gold(raw), self.label_field) for raw in items], np.float64)
             return dict(mean=float(scores.mean()), deviation=float(scores.std()) or 1.0)
         counts = collections.Counter(name for raw in items for name in self.gold(raw))
         if len(counts) < (2 if self.kind == "single" else 1):
@@ -88,9 +88,9 @@ class Task:
 
     def texts(self, raw: dict) -> Iterator[str]:
         """Yields what the tokenizer is trained on."""
-        yield self._text(raw, self.text_field)
+        yield _text(raw, self.text_field)
         if self.pairs != "none":
-            yield self._text(raw, self.pair_field)
+            yield _text(raw, self.pair_field)
 
     def gold(self, raw: dict) -> tuple[str, ...]:
         """Returns the labels of a raw example, one unless kind is "multi"."""
@@ -106,15 +106,15 @@ class Task:
     def example(self, raw: dict) -> dict[str, np.ndarray]:
         """Raw example -> its features. Errors: UserError where a label is not one of the train split's."""
         tokens, types = self._tokens(raw)
-        features = {"tokens": tokens, "segments": np.ones(len(tokens), np.int32), "weights": np.float32(1)}
+        known = self.label_field in raw  # where not: nothing to learn from, but to predict
+        features = {"tokens": tokens, "segments": np.ones(len(tokens), np.int32), "weights": np.float32(known)}
         if self.pairs != "none":
             features["types"] = types
         if self.characters:
             features["chars"] = self._characters(raw)
-        known = self.label_field in raw  # where not: nothing to learn from, but to predict
         if self.kind == "score":
-            return features | {"label": np.float32(self._score(raw) if known else 0)}
-        numbers = [_number(self.labels, name) for name in self.gold(raw)] if known else []
+            return features | {"label": np.float32(_score(*self.gold(raw), self.label_field) if known else 0)}
+        numbers = [_index(self.labels, name) for name in self.gold(raw)] if known else []
         if self.kind == "multi":
             return features | {"label_set": np.array(sorted(set(numbers)), np.int32) + 1}
         return features | {"label": np.int32(numbers[0] if known else 0)}
@@ -172,10 +172,9 @@ class Task:
         for probabilities_C in np.asarray(predictions, np.float64):
             order = np.argsort(-probabilities_C, kind="stable")
             likely = {self.labels[i]: round(float(probabilities_C[i]), 6) for i in order[:SHOWN]}
+            chosen = {"label": self.labels[order[0]], "probability": float(probabilities_C[order[0]])}
             if self.kind == "multi":
-                chosen = {"labels": [name for i, name in enumerate(self.labels) if probabilities_C[i] >= self.threshold]}
-            else:
-                chosen = {"label": self.labels[order[0]], "probability": float(probabilities_C[order[0]])}
+                chosen = {"labels": [name for name, p in zip(self.labels, probabilities_C, strict=True) if p >= self.threshold]}
             rows.append({**chosen, "probabilities": likely})
         return rows
 
@@ -188,21 +187,6 @@ class Task:
         rngs = None if rng is None else {"dropout": rng}
         return model.apply({"params": params}, batch, rng is None, method=self.forward, rngs=rngs)
 
-    def _text(self, raw: dict, field: str) -> str:
-        if field not in raw:
-            raise UserError(f'task: an example has no field "{field}"; there are: {", ".join(raw)}. Set task.kw.text_field or pair_field.')
-        return raw[field]
-
-    def _score(self, raw: dict) -> float:
-        (text,) = self.gold(raw)
-        try:
-            score = float(text)
-        except ValueError:
-            score = math.nan
-        if not math.isfinite(score):
-            raise UserError(f'task: kind="score" expects a number in field "{self.label_field}", got {text!r}.')
-        return score
-
     def _class_weights(self, training: bool) -> jax.Array:
         if self.class_weights == "none" or not training:
             return jnp.ones((len(self.labels),), jnp.float32)
@@ -213,21 +197,17 @@ class Task:
         """Returns int32 [S, K], of the words that `_tokens` keeps."""
         if not hasattr(self.tokenizer, "words"):
             raise UserError("task: characters need a tokenizer whose ids are words: --config.data.tokenizer.name=word.")
-        words = [f"<{word}>" for word in self.tokenizer.words(self._text(raw, self.text_field))]
-        chars_SK = np.zeros((len(words), self.characters), np.int32)
-        for row, word in zip(chars_SK, words, strict=True):
-            codes = _part([ord(c) for c in word], self.characters, "both")
-            row[: len(codes)] = codes
-        return _part(chars_SK, self.length, self.keep)
+        words = [f"<{word}>" for word in self.tokenizer.words(_text(raw, self.text_field))]
+        return _part(_codes(words, self.characters), self.length, self.keep)
 
     def _tokens(self, raw: dict) -> tuple[np.ndarray, np.ndarray]:
         """Returns (tokens, types) of a text, or of first, separator, second; cut so that they fit, and counted where they were."""
-        first = self.tokenizer.encode(self._text(raw, self.text_field))
+        first = self.tokenizer.encode(_text(raw, self.text_field))
         if self.pairs == "none":
             tokens, whole = _part(first, self.length, self.keep), len(first)
             types = np.zeros(len(tokens), np.int32)
         else:
-            second, eos = self.tokenizer.encode(self._text(raw, self.pair_field)), self.tokenizer.eos_id
+            second, eos = self.tokenizer.encode(_text(raw, self.pair_field)), self.tokenizer.eos_id
             if eos is None:
                 raise UserError("task: pairs need a tokenizer with an end of text, such as word or sentencepiece, to stand between them.")
             whole, sizes = len(first) + 1 + len(second), _shares(len(first), len(second), self.length - 1)
@@ -240,7 +220,17 @@ class Task:
         return tokens, types
 
 
-def _number(labels: tuple, name: str) -> int:
+def _score(text: str, field: str) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise UserError(f'task: kind="score" expects a number in field "{field}", got {text!r}.')
+    return score
+
+
+def _index(labels: tuple, name: str) -> int:
     if name not in labels:
         known = ", ".join(labels[:SHOWN]) + (f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else "")
         raise UserError(
@@ -248,6 +238,22 @@ def _number(labels: tuple, name: str) -> int:
             "Every label must occur there: mend the label, or choose another split."
         )
     return labels.index(name)
+
+
+def _text(raw: dict, field: str) -> str:
+    if not isinstance(raw.get(field), str):
+        there = ", ".join(raw)
+        raise UserError(f'task: an example has no text "{field}"; there are: {there}. Set task.kw.text_field or pair_field.')
+    return raw[field]
+
+
+def _codes(words: list[str], most: int) -> np.ndarray:
+    """Returns the code points int32 [S, most] of words, zeros behind them."""
+    chars_SK = np.zeros((len(words), most), np.int32)
+    for row, word in zip(chars_SK, words, strict=True):
+        codes = _part([ord(c) for c in word], most, "both")
+        row[: len(codes)] = codes
+    return chars_SK
 
 
 def _part(tokens_T: np.ndarray, length: int, keep: str) -> np.ndarray:

@@ -62,7 +62,7 @@ class Task:
                 "prefix_language_modeling: data.tokenizer has no eos token, which stands between source and target and ends the row. "
                 "Tokenizers with one: sentencepiece, byte, word, huggingface (where its file names one)."
             )
-        if sum(self._most) > self.length:
+        if sum(self._most) > self.length or min(self._most) < 1:
             raise UserError(
                 f"prefix_language_modeling: a source of {self._most[0]} tokens and a target of {self._most[1]} do not fit a row of "
                 f"{self.length}: lower task.kw.max_source_length or max_target_length, or raise --config.sequence_length."

@@ -96,7 +96,7 @@ class Numbers:
         if wanted.metric not in scalars:
             raise UserError(f"checkpoint.metric: got {wanted.metric!r}, but evaluator {name!r} gives {', '.join(sorted(scalars))}.")
         value, sign = scalars[wanted.metric], 1 if wanted.mode == "min" else -1
-        if not self.best or sign * value < sign * self.best["value"]:
+        if not math.isnan(value) and (not self.best or sign * value < sign * self.best["value"]):
             self.best = {"step": step, "value": value}
             self._improved = step
 

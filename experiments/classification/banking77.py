@@ -21,7 +21,7 @@ from decoder_lab.core.config import parse_argument
 
 def get_config(arg=""):
     encoders = ("cnn", "bag", "lstm", "gru", "transformer")
-    arg = parse_argument(arg, data="data/banking77", encoder=encoders, smoke=False)
+    arg = parse_argument(arg, data="data/banking77", encoder=encoders, characters=True, smoke=False)
     folder = pathlib.Path(arg.data)
     config = ConfigDict()
     config.total_steps = 2000
@@ -34,6 +34,9 @@ def get_config(arg=""):
     config.task = dict(name="classification", kw={})
     config.model = dict(name="classifier", kw=copy.deepcopy(lookup.variants("model", "classifier")[arg.encoder]))
     files = dict(train=str(folder / "train.csv.gz"), validation=str(folder / "test_part1.csv"))
+    if arg.characters:  # hashed n-grams of each word's characters beside its embedding: what rare words are like
+        config.task.kw.characters = 16
+        config.model.kw.update(character_dim=64, character_dropout=0.5)
     config.data = dict(
         source=dict(name="csv", kw=dict(fields=dict(text="text", label="category"), **files)),
         tokenizer=dict(name="word", kw=dict(pattern=r"\w+|[^\w\s]", lowercase=True)),
@@ -47,7 +50,7 @@ def get_config(arg=""):
     if arg.smoke:
         config.total_steps, config.batch_size, config.sequence_length = 2, 8, 32
         config.schedule["kw"].update(warmup="1 steps")
-        config.model.kw = dict(encoder=dict(name="bag_of_embeddings", kw=dict(embedding_dim=8, num_buckets=16)))
+        config.model.kw.update(encoder=dict(name="bag_of_embeddings", kw=dict(embedding_dim=8, num_buckets=16)), character_buckets=16)
         config.data["source"] = dict(name="python_packages", kw={})  # runs anywhere
         for evaluator in config.evaluators.values():
             evaluator["kw"].update(limit=16)

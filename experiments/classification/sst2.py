@@ -25,18 +25,21 @@ from decoder_lab.core.config import parse_argument
 
 def get_config(arg=""):
     encoders = ("cnn", "bag", "lstm", "gru", "transformer")
-    arg = parse_argument(arg, data="data/sst2", encoder=encoders, pooling="", masked=True, smoke=False)
+    arg = parse_argument(arg, data="data/sst2", encoder=encoders, characters=True, pooling="", masked=True, smoke=False)
     folder = pathlib.Path(arg.data)
     config = ConfigDict()
-    config.total_steps = 1000
+    config.total_steps = 400
     config.batch_size = 64
     config.sequence_length = 64
-    config.lr = 1e-3
+    config.lr = 2e-3
     config.weight_decay = 0.01
     config.ema = 0.99
     config.schedule = dict(name="cosine", kw=dict(warmup="5%", floor=0.05))
     config.task = dict(name="classification", kw={})
     config.model = dict(name="classifier", kw=copy.deepcopy(lookup.variants("model", "classifier")[arg.encoder]))
+    if arg.characters:  # hashed n-grams of each word's characters beside its embedding: what rare words are like
+        config.task.kw.characters = 16
+        config.model.kw.update(character_dim=64, character_dropout=0.5)
     config.data = dict(
         source=dict(
             name="tsv",
@@ -46,10 +49,10 @@ def get_config(arg=""):
         packing=dict(name="buckets", kw=dict(by="examples", num_buckets=3)),
     )
     config.evaluators = dict(
-        val=dict(name="mean", every="10%", kw=dict(split="validation")),
+        val=dict(name="mean", every="5%", kw=dict(split="validation")),
         report=dict(name="classification_report", every="50%", kw=dict(split="validation")),
     )
-    config.checkpoint = dict(every="10%", metric="val/accuracy", mode="max")
+    config.checkpoint = dict(every="5%", metric="val/accuracy", mode="max")
     if arg.pooling:
         config.model.kw.pooling = arg.pooling
     if not arg.masked:
@@ -58,7 +61,7 @@ def get_config(arg=""):
     if arg.smoke:
         config.total_steps, config.batch_size, config.sequence_length = 2, 8, 32
         config.schedule["kw"].update(warmup="1 steps")
-        config.model.kw = dict(encoder=dict(name="bag_of_embeddings", kw=dict(embedding_dim=8, num_buckets=16)))
+        config.model.kw.update(encoder=dict(name="bag_of_embeddings", kw=dict(embedding_dim=8, num_buckets=16)), character_buckets=16)
         config.data["source"] = dict(name="python_packages", kw={})  # runs anywhere
         for evaluator in config.evaluators.values():
             evaluator["kw"].update(limit=16)

@@ -4,7 +4,7 @@
   python -m decoder_lab.main --config=experiments/pretrain/masked_lm.py:size=bert-base,data=corpus/*.txt --workdir=runs/bert
 
 `data` is a glob of text files (default: the running interpreter's library, nothing is downloaded). Its encoder starts another model with
-`--config.init_from.path=runs/masked_lm` where that has the same encoder; parameters below `encoder/` have the same names there.
+`--config.init_from.workdir=runs/masked_lm` where that has the same encoder; parameters below `encoder/` have the same names there.
 
 | size | parameters | hardware | time | expected | measured |
 |---|---|---|---|---|---|

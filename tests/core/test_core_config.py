@@ -138,6 +138,18 @@ def test_a_plugin_can_be_swapped_from_the_command_line():
     assert config.optimizer.kw.b2 == 0.99
 
 
+def test_a_swapped_plugin_keeps_only_values_that_it_takes():
+    """`attention` is the kind of attention in a recurrent decoder, the kernel in a Transformer; a variant is the old model's own."""
+    base = {"model": {"name": "encoder_decoder", "kw": {"decoder": {"name": "recurrent", "kw": {"attention": "additive", "width": 24}}}}}
+    decoder = resolve(base, "model.kw.decoder.name=transformer").model.kw.decoder
+    assert decoder.kw.attention == lookup.fields("decoder", "transformer")["attention"].default and decoder.kw.width == 24
+    swapped = resolve({"model": {"name": "decoder_only", "kw": {"variant": "gpt2"}}}, "model.name=encoder_decoder")
+    assert swapped.model.kw.variant == ""
+    with pytest.raises(UserError, match="attention: got 'additve'"):
+        wrong = {"name": "recurrent", "kw": {"attention": "additve"}}
+        resolve({"model": {"name": "encoder_decoder", "kw": {"decoder": wrong}}}, "model.kw.decoder.name=recurrent")
+
+
 def test_a_variant_expands_and_explicit_settings_win():
     base = {"model": {"name": "decoder_only", "kw": {"variant": "gpt2", "dropout": 0.3}}}
     config = resolve(base)

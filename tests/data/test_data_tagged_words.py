@@ -45,6 +45,8 @@ def test_the_first_piece_of_a_word_carries_its_tag():
     np.testing.assert_array_equal(example["tags"], [0, 1, 2])
     assert example["chars"].shape == (3, 20) and (example["chars"][0, 2:] == 0).all() and (example["chars"][0, :2] > 1).all()
     assert {k: len(v) for k, v in example.items()} == dict(tokens=6, segments=6, starts=3, words=3, chars=3, tags=3, weights=3)
+    (untagged,) = made().example({"words": ITEMS[1]["words"]})
+    assert example["weights"].all() and not untagged["weights"].any()  # nobody learns tag 0 from a sentence without tags
 
 
 def test_long_sentences_become_parts_and_come_together_again():

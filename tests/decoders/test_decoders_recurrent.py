@@ -240,6 +240,17 @@ def test_any_encoder_without_states_starts_a_decoder():
         np.testing.assert_allclose(logits[1, 3:], alone[1, :4], atol=1e-5)
 
 
+@papers
+def test_all_targets_of_a_row_read_a_source_that_is_one_document(flavour):
+    """As every other decoder does (`ops.masks.readable`): the second target begins and reads as if it stood alone."""
+    run, (_, _, params) = compiled(flavour)[0], made(flavour)
+    source_segments, segments = jnp.ones((3, S), jnp.int32), jnp.asarray([[1, 1, 1, 2, 2, 2, 2]] * 3)
+    both = run(params, SOURCE, TARGET, source_segments, segments, places(np.asarray(segments)))
+    own = jnp.asarray([[1, 1, 1, 1, 0, 0, 0]] * 3)
+    second = run(params, SOURCE, jnp.roll(TARGET, 4, axis=1), source_segments, own, places(np.asarray(own)))
+    np.testing.assert_allclose(both[:, 3:], second[:, :4], atol=1e-5)
+
+
 def test_the_parents_embedding_is_used_for_tokens_and_tied_logits():
     _, decoder, _ = made("dot")
     table = Embedding(V, E).bind({"params": {"embedding": jax.random.normal(jax.random.key(0), (V, E))}})

@@ -86,6 +86,23 @@ def test_gradients_of_all_implementations_agree(case, num_kv_heads):
             np.testing.assert_allclose(got, want, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("num_keys", [40, 100, 200])
+def test_gradients_agree_where_keys_are_fewer_or_more_than_queries(num_keys):
+    """Cross-attention over several blocks of queries: the last keys lie inside a block, or behind the last one."""
+    q, _, _, g = inputs()
+    _, k, v, _ = inputs(length=num_keys)
+    segments = {"q_segments_BT": jnp.asarray(SEGMENTS), "k_segments_BS": jnp.ones((B, num_keys), jnp.int32).at[1, 30:].set(0)}
+
+    def gradients(name):
+        def loss(*qkv):
+            return jnp.sum(ops.attention(*qkv, causal=None, implementation=name, **segments) * g)
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(q, k, v)
+
+    for got, want in zip(gradients("blocked"), gradients("reference"), strict=True):
+        np.testing.assert_allclose(got, want, atol=2e-5)
+
+
 def test_blocks_that_recompute_their_weights_give_the_same_gradients(monkeypatch):
     q, k, v, g = inputs()
 

@@ -178,6 +178,7 @@ def test_predictions_name_the_most_probable_label():
     task = made()
     model, params = model_of(task)
     batch = batch_of(task, [{"text": "abc"}, {"text": "b"}])  # without labels, as from a user
+    assert metrics(task, model, params, batch)["loss"] == (0.0, 0.0)  # and count for nothing
     logits = logits_of(task, model, params, batch)[:2]
     decoded = task.decode(jax.device_get(task.predict(model, params, batch)), batch)[:2]
     assert [row["label"] for row in decoded] == [task.labels[i] for i in logits.argmax(-1)]

@@ -46,6 +46,9 @@ def test_long_pairs_are_cut_or_dropped_and_counted():
     assert len(Task(Tokenizer(), 8).example({"source": "a" * 50, "target": "b" * 50})["tokens"]) == 8
     with pytest.raises(UserError, match="do not fit a row of 8"):
         Task(Tokenizer(), 8, max_source_length=6, max_target_length=3)
+    for no_room in (dict(max_source_length=8), dict(max_source_length=12), dict(max_target_length=9)):  # for the other side
+        with pytest.raises(UserError, match="do not fit a row of 8"):
+            Task(Tokenizer(), 8, **no_room)
     with pytest.raises(UserError, match='no text "target"'):
         task.example({"source": "a"})
     assert len(problems(dict(label_smoothing=1.0, max_source_length=1, max_target_length=None))) == 2
