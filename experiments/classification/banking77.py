@@ -50,7 +50,8 @@ def get_config(arg=""):
     if arg.smoke:
         config.total_steps, config.batch_size, config.sequence_length = 2, 8, 32
         config.schedule["kw"].update(warmup="1 steps")
-        config.model.kw.update(encoder=dict(name="bag_of_embeddings", kw=dict(embedding_dim=8, num_buckets=16)), character_buckets=16)
+        config.model.kw.encoder = dict(name="bag_of_embeddings", kw=dict(embedding_dim=8, num_buckets=16))
+        config.model.kw.character_buckets = 16
         config.data["source"] = dict(name="python_packages", kw={})  # runs anywhere
         for evaluator in config.evaluators.values():
             evaluator["kw"].update(limit=16)

@@ -10,8 +10,12 @@ An LSTM that reads its final state, with masked padding and with the field's old
 Data: a folder with `train.tsv.gz` (6,920 lines, sentence TAB label) and `dev.tsv` (872). Published: a CNN with random embeddings 83.5 (Kim
 2014, but trained on phrase labels too); TF-IDF of 1- and 2-grams with logistic regression 81.3 (on other sentences).
 
-| encoder | hardware | time | measured accuracy on dev |
+| encoder | hardware | time | measured accuracy on dev (seed 0, best of 20 evaluations) |
 |---|---|---|---|
+| lstm | 2 CPU cores, shared | 65 s | 82.2 |
+| gru | 2 CPU cores, shared | 90 s | 81.1 |
+| cnn | 2 CPU cores, shared | 78 s | 80.2 |
+| bag, transformer | - | - | not measured |
 """
 
 import copy
@@ -61,7 +65,8 @@ def get_config(arg=""):
     if arg.smoke:
         config.total_steps, config.batch_size, config.sequence_length = 2, 8, 32
         config.schedule["kw"].update(warmup="1 steps")
-        config.model.kw.update(encoder=dict(name="bag_of_embeddings", kw=dict(embedding_dim=8, num_buckets=16)), character_buckets=16)
+        config.model.kw.encoder = dict(name="bag_of_embeddings", kw=dict(embedding_dim=8, num_buckets=16))
+        config.model.kw.character_buckets = 16
         config.data["source"] = dict(name="python_packages", kw={})  # runs anywhere
         for evaluator in config.evaluators.values():
             evaluator["kw"].update(limit=16)

@@ -6,8 +6,11 @@ Data: a folder with `TREC.train` (5,452 lines, "COARSE:fine question" in latin-1
 the official test of 500 questions: a CNN with random embeddings 88.2 (Kim 2014, as re-run by harvardnlp/sent-conv-torch); TF-IDF with
 logistic regression 89.0. `fine=true` has the 50 fine kinds (TF-IDF: 78.4).
 
-| encoder | hardware | time | measured accuracy on the held-out tenth |
+| encoder | hardware | time | measured accuracy on the held-out tenth (seed 0, best of 20 evaluations) |
 |---|---|---|---|
+| cnn | 2 CPU cores, shared | 76 s | 86.1 |
+| gru | 2 CPU cores, shared | 48 s | 85.0 |
+| lstm, bag, transformer | - | - | not measured |
 """
 
 import copy
@@ -49,7 +52,8 @@ def get_config(arg=""):
     if arg.smoke:
         config.total_steps, config.batch_size, config.sequence_length = 2, 8, 32
         config.schedule["kw"].update(warmup="1 steps")
-        config.model.kw.update(encoder=dict(name="bag_of_embeddings", kw=dict(embedding_dim=8, num_buckets=16)), character_buckets=16)
+        config.model.kw.encoder = dict(name="bag_of_embeddings", kw=dict(embedding_dim=8, num_buckets=16))
+        config.model.kw.character_buckets = 16
         config.data["source"] = dict(name="python_packages", kw={})  # runs anywhere
         for evaluator in config.evaluators.values():
             evaluator["kw"].update(limit=16)

@@ -30,7 +30,7 @@ def test_the_same_key_gives_the_same_values_also_sharded_and_for_raw_keys():
 
 
 def test_orthogonal_matrices_are_orthogonal_and_evenly_distributed():
-    """Every entry of an even one has mean 0 and variance 1 / N, every determinant sign is as likely, the trace has mean 0 and variance 1."""
+    """Every entry of an even one has mean 0 and variance 1 / N, both signs of the determinant are as likely, the trace has variance 1."""
     many = np.asarray(jax.jit(orthogonal, static_argnums=1)(jax.random.key(0), (4000, 6, 6)))
     np.testing.assert_allclose(np.einsum("GMN,GKN->GMK", many, many), np.broadcast_to(np.eye(6), many.shape), atol=2e-6)
     np.testing.assert_allclose(many.mean(0), 0, atol=0.03)
