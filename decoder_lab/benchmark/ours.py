@@ -12,6 +12,7 @@ from decoder_lab.core import config as config_lib
 from decoder_lab.core import lookup, runtime
 from decoder_lab.decoding.generate import Generator
 from decoder_lab.decoding.settings import Beam, Sampling
+from decoder_lab.layers import transformer
 from decoder_lab.optim import optimizer as optim
 from decoder_lab.training import experiment as experiments
 from decoder_lab.training import step as steps
@@ -28,14 +29,12 @@ def training(size: str, dtype: str) -> Callable[[int], float]:
     batch = {"tokens": tokens[:, :-1], "labels": tokens[:, 1:], "weights": np.ones((shape.batch_size, shape.length), np.float32)}
     batch = jax.device_put(batch)
 
-    def init(key):
-        return model.init(key, batch["tokens"][:1, :8])["params"]
-
-    optimizer, lr_fn = optim.make(config, 1000, int, jax.eval_shape(init, jax.random.key(0)))
+    params = transformer.init_params(model, jax.random.key(0), batch["tokens"][:1, :8])
+    optimizer, lr_fn = optim.make(config, 1000, int, params)
     metrics_fn = lambda params, batch, key: task.metrics(model, params, batch, rng=key)  # noqa: E731
     step = steps.make_train_step(metrics_fn, optimizer, lr_fn, accumulate=1, ema=0.0, on_nonfinite="stop")
     step = jax.jit(step, donate_argnums=0)
-    state = [jax.jit(lambda: steps.init_state(init(jax.random.key(0)), optimizer, 0, False))()]
+    state = [steps.init_state(params, optimizer, 0, False)]
 
     def run(count: int) -> float:
         began = time.perf_counter()
@@ -51,7 +50,7 @@ def generation(size: str, dtype: str, batch_size: int, beam: int, new_tokens: in
     """Returns a function that writes `new_tokens` tokens after prompts of 32, n times over, and returns the seconds."""
     shape = SHAPES[size]
     model = experiments.make_model(_config(size, dtype), shape.vocab_size)
-    params = jax.jit(lambda: model.init(jax.random.key(0), np.zeros((1, 8), np.int32))["params"])()
+    params = transformer.init_params(model, jax.random.key(0), np.zeros((1, 8), np.int32))
     prompts = np.random.default_rng(0).integers(0, shape.vocab_size, size=(batch_size, 32)).tolist()
     generator = Generator.from_model(model)
     settings = Beam(size=beam) if beam > 1 else Sampling(temperature=0.0)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from decoder_lab.core.errors import UserError
 
@@ -24,6 +25,19 @@ def flatten(tree: Any) -> dict[str, Any]:
 def paths(tree: Any) -> Any:
     """Returns a tree of the same structure that holds each leaf's path."""
     return jax.tree_util.tree_map_with_path(lambda keys, _: _path(keys), tree)
+
+
+def unshared(tree: Any) -> Any:
+    """Returns the tree with a copy wherever a leaf is the same array as one before it, so that the whole may be donated."""
+    seen: set[int] = set()
+
+    def own(leaf: Any) -> Any:
+        if id(leaf) in seen:
+            return jnp.copy(leaf)
+        seen.add(id(leaf))
+        return leaf
+
+    return jax.tree.map(own, tree)
 
 
 def mask(tree: Any, patterns: Iterable[str]) -> Any:

@@ -1,7 +1,7 @@
 """The residual block and the stack of blocks; where norms go, whether layers are scanned, and what the backward pass recomputes."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -13,6 +13,8 @@ from decoder_lab.layers.dropout import Dropout
 
 NormPosition = Literal["pre", "post", "sandwich"]
 Remat = Literal["none", "full", "dots", "dots_no_batch"]
+
+STACKED = "stacked_layers"
 
 POLICIES = {
     "full": None,  # keep only the input of each layer
@@ -168,8 +170,42 @@ class Stack(nn.Module):
         stacked = jax.vmap(lambda key: block.init(key, x_BTD, context)["params"])(keys_L)
         if self.scan:
             self.put_variable("params", "layers", {"block": stacked})
-        for i in range(0 if self.scan else self.num_layers):
-            self.put_variable("params", f"layer_{i}", jax.tree.map(lambda a, i=i: a[i], stacked))
+        elif self.has_rng(STACKED):
+            self.put_variable("params", STACKED, stacked)
+        else:
+            for i, layer in enumerate(_each(stacked)):
+                self.put_variable("params", f"layer_{i}", layer)
+
+
+def init_params(model: nn.Module, key: jax.Array, *args, **kwargs) -> Any:
+    """Returns `model.init(key, *args, **kwargs)["params"]`, the same to the bit, compiled in a fraction of the time.
+
+    In one program each array of each unrolled layer is a kernel of its own: 192 of them are two of the three seconds that 124M parameters
+    take on a CPU. Here one program draws the layers stacked and a small one, called for each layer, cuts them out.
+    """
+    drawn = jax.jit(lambda key: model.init({"params": key, STACKED: key}, *args, **kwargs)["params"])(key)
+    return _split(drawn)
+
+
+def _split(params: Any) -> Any:
+    """Returns params with every subtree {STACKED: layers} as layer_0, layer_1, ..."""
+    if not isinstance(params, Mapping):
+        return params
+    split = {}
+    for name, value in params.items():
+        if name == STACKED:
+            split |= {f"layer_{i}": layer for i, layer in enumerate(_each(value, jax.jit(_take)))}
+        else:
+            split[name] = _split(value)
+    return split
+
+
+def _take(stacked: Any, i: Any) -> Any:
+    return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), stacked)
+
+
+def _each(stacked: Any, take: Callable = _take) -> list[Any]:
+    return [take(stacked, i) for i in range(len(jax.tree.leaves(stacked)[0]))]
 
 
 def _apply(block: Block, x_BTD: jax.Array, context: Context, prepared: Any):

@@ -15,6 +15,7 @@ from decoder_lab.core import config as config_lib
 from decoder_lab.core import durations, lookup, tree, writer
 from decoder_lab.core.errors import UserError
 from decoder_lab.data import build, feed
+from decoder_lab.layers import transformer
 from decoder_lab.optim import optimizer as optim
 from decoder_lab.parallel import mesh as meshes
 from decoder_lab.training import step as steps
@@ -145,10 +146,11 @@ class Experiment:
     def lr_fn(self) -> Callable:
         return self._optimizer[1]
 
-    @functools.cached_property
-    def init_params(self) -> Callable[[jax.Array], Any]:
-        """Key -> fresh parameters; compiled, hence traced once however often it is asked for shapes or called by other traced functions."""
-        return jax.jit(lambda key: self.model.init(key, self.task.dummy(), True, method=self.task.forward)["params"])
+    def init_params(self) -> Any:
+        """Fresh parameters, laid out over the mesh."""
+        key = jax.random.fold_in(jax.random.key(self.config.seed), 0)
+        params = transformer.init_params(self.model, key, self.task.dummy(), True, method=self.task.forward)
+        return meshes.replicate(params, self.mesh)
 
     def training_metrics(self, params: Any, batch: dict, key: jax.Array, progress: Any = None) -> dict[str, tuple]:
         """The task's {name: (sum, weight)} of a training batch."""
@@ -156,7 +158,7 @@ class Experiment:
 
     @functools.cached_property
     def parameter_shapes(self) -> Any:
-        return jax.eval_shape(self.init_params, jax.random.key(0))
+        return jax.eval_shape(self.init_params)
 
     def summary(self) -> str:
         """One line of what runs where."""
@@ -166,14 +168,12 @@ class Experiment:
     def num_parameters(self) -> int:
         return tree.count(self.parameter_shapes)
 
-    def init_state(self) -> steps.TrainState:
-        """The state before the first step, laid out over the mesh in one compiled call."""
-
-        def init():
-            params = self.init_params(jax.random.fold_in(jax.random.key(self.config.seed), 0))
-            return steps.init_state(params, self.optimizer, self.config.seed, self.config.ema > 0)
-
-        return jax.jit(init, out_shardings=meshes.replicated(self.mesh))()
+    def init_state(self, params: Any = None) -> steps.TrainState:
+        """The state before the first step, laid out over the mesh; from fresh parameters, or from those given."""
+        params = self.init_params() if params is None else params
+        # not compiled as a whole: zeros cost nothing, but one kernel each in a program of their own
+        state = steps.init_state(params, self.optimizer, self.config.seed, self.config.ema > 0)
+        return meshes.replicate(tree.unshared(state), self.mesh)
 
     def train_step(self, compiling: Callable[[], Any] = contextlib.nullcontext) -> Callable:
         """The compiled `train_step(state, batch) -> (state, metrics)`; the state it is given is used up.

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from decoder_lab.checkpoint import partial
 from decoder_lab.checkpoint.saver import Saver
@@ -39,18 +38,15 @@ def start_state(experiment: Any, saver: Saver) -> tuple[Any, int, dict]:
                 "warning: the training data is not what the checkpoint was trained on (text, file times or tokenisation changed)"
             )
         return state, step, meta
-    state = experiment.init_state()
     source = experiment.config.init_from
-    if source.workdir:
-        taken, step = inference_params(experiment.of_run(pathlib.Path(source.workdir)), source.checkpoint)
-        experiment.report(f"initial parameters from step {step} of {source.workdir}")
-        rules = dict(include=source.include, exclude=source.exclude, rename=source.rename.to_dict())
-        params, report = partial.init_from(state.params, taken, rules)
-        experiment.report(str(report))
-        state = state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))
-        init = jax.jit(experiment.optimizer.init, out_shardings=meshes.replicated(experiment.mesh))  # laid out as the step gives it back
-        state = state.replace(opt_state=init(params))
-    return state, 0, {}
+    if not source.workdir:
+        return experiment.init_state(), 0, {}
+    taken, step = inference_params(experiment.of_run(pathlib.Path(source.workdir)), source.checkpoint)
+    experiment.report(f"initial parameters from step {step} of {source.workdir}")
+    rules = dict(include=source.include, exclude=source.exclude, rename=source.rename.to_dict())
+    params, report = partial.init_from(experiment.init_params(), taken, rules)
+    experiment.report(str(report))
+    return experiment.init_state(params), 0, {}
 
 
 def inference_params(experiment: Any, checkpoint: str) -> tuple[Any, int]:
