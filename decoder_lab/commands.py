@@ -1,6 +1,7 @@
 """What each --mode of the program does. JAX is imported inside, once the config and the flags are known to be sane."""
 
 import argparse
+import dataclasses
 import functools
 import json
 import pathlib
@@ -16,6 +17,8 @@ from decoder_lab.serving.generate import Options
 
 PART_OF_A_RUN = (
     "model.",
+    "adapt",
+    "init_from.",
     "task.",
     "data.tokenizer.",
     "data.source_tokenizer",
@@ -23,11 +26,18 @@ PART_OF_A_RUN = (
     "optimizer.name",
     "ema",
 )  # what its checkpoints were made by
+# options of generation that --mode=predict follows
+WRITES = ("num_tokens", "beam_size", "length_penalty", "length_norm", "coverage_penalty", "min_tokens", "checkpoint")
+
+
+NAMES = {"import": "import_weights"}  # modes whose name is a word of Python's own
 
 
 def config_for(flags: argparse.Namespace, overrides: list[str]) -> Any:
     """Returns the resolved config: of --config, or of the run in the workdir. Errors: UserError with every problem."""
     saved = flags.workdir / "config.json" if flags.workdir else None
+    if flags.mode == "import":
+        return _config_of_weights(flags, overrides)
     if flags.config:
         return config_lib.load(flags.config, overrides)
     if saved and saved.is_file():
@@ -38,6 +48,15 @@ def config_for(flags: argparse.Namespace, overrides: list[str]) -> Any:
         raise UserError(f"{flags.workdir} holds no run (there is no config.json in it): say --config=experiments/... to begin one.")
     known = sorted(str(p) for p in pathlib.Path(".").glob("experiments/**/*.py"))
     raise UserError("say --config=FILE, or --workdir of a run. Configs here: " + (", ".join(known) or "none") + ".")
+
+
+def _config_of_weights(flags: argparse.Namespace, overrides: list[str]) -> Any:
+    if flags.huggingface is None or flags.workdir is None or flags.config:
+        raise UserError("--mode=import: say --huggingface=DIR, the model's directory, and --workdir=RUN, and no --config.")
+    from decoder_lab.interop import directory, run_config
+
+    own = any(text.startswith("data.tokenizer.name=") for text in overrides)
+    return config_lib.resolve(run_config.config_of(directory.Directory(flags.huggingface), own), overrides, str(flags.huggingface))
 
 
 def train(config: Any, flags: argparse.Namespace) -> int:
@@ -60,6 +79,26 @@ def train(config: Any, flags: argparse.Namespace) -> int:
         if code == 0:
             print(f"next: python -m decoder_lab.main --workdir={flags.workdir} {_next_mode(config)}")
         return code
+
+
+def merge(config: Any, flags: argparse.Namespace) -> int:
+    """Makes an ordinary run of an adapted one: its adapter merged into the weights, in the folder --output."""
+    if not flags.output:
+        raise UserError("--output: say which folder the merged run goes to.")
+    workdir = pathlib.Path(flags.output)
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError(f"--output: {workdir} exists and is not an empty folder: name another.")
+    experiment = _open_run(config, flags)
+    from decoder_lab.training import merged
+
+    def record(plain: Any) -> None:
+        runtime.begin(workdir, config_lib.to_json(plain), config_lib.digest(plain), sys.argv)
+
+    with runtime.RunLock(workdir):
+        step = merged.write(experiment, flags.checkpoint or "best", workdir, record)
+    print(f"step {step} of {flags.workdir} merged into {workdir}")
+    print(f"next: python -m decoder_lab.main --workdir={workdir} {_next_mode(config)}")
+    return 0
 
 
 def _next_mode(config: Any) -> str:
@@ -151,44 +190,66 @@ def predict(config: Any, flags: argparse.Namespace) -> int:
         raise UserError("--input: say which file holds the items, or - for standard input.")
     if flags.batch_size < 1:
         raise UserError(f"--batch_size: got {flags.batch_size}, expected 1 or more.")
+    _refuse_unused(options, WRITES, "writes the most probable text of each item of --input, greedily or by --beam_size")
+    if flags.input != "-" and not pathlib.Path(flags.input).is_file():
+        raise UserError(f'--input: there is no file {pathlib.Path(flags.input).absolute()} ("-" reads standard input).')
+    if flags.output and not pathlib.Path(flags.output).absolute().parent.is_dir():
+        raise UserError(f"--output: there is no folder {pathlib.Path(flags.output).absolute().parent}.")
     if flags.output and flags.input != "-" and pathlib.Path(flags.output).resolve() == pathlib.Path(flags.input).resolve():
         raise UserError(f"--output: {flags.output} is the --input, which would be lost; name another file.")
     experiment = _open_run(config, flags)
+    from decoder_lab.core import lookup
     from decoder_lab.decoding.settings import Sampling
     from decoder_lab.serving import predict as serving
     from decoder_lab.training import resume
 
+    kind = lookup.find("task", config.task.name)
+    if hasattr(kind, "predict"):
+        _refuse_unused(options, ("checkpoint",), f'of a run of task "{config.task.name}" writes no text')
+    elif not hasattr(kind, "prompt"):
+        raise UserError(f'task "{config.task.name}" predicts nothing of an item; --mode=generate writes text.')
+    serving.check(flags.input, experiment.task)
     params, _ = resume.inference_params(experiment, flags.checkpoint)
     task, model = experiment.task, experiment.model
     if hasattr(task, "predict"):
         answer = serving.predictor(task, model, params, flags.batch_size)
-    elif hasattr(task, "prompt"):
+    else:
         settings = options.settings() if options.beam_size > 1 else Sampling(min_tokens=options.min_tokens, temperature=0.0)
         sizes = dict(num_tokens=options.num_tokens, batch_size=flags.batch_size, seed=options.seed)
         answer = serving.writer(task, model, params, experiment.tokenizer, settings, **sizes)
-    else:
-        raise UserError(f'task "{config.task.name}" predicts nothing of an item; --mode=generate writes text.')
     items = serving.read_items(flags.input, task)
     if not flags.output:
         serving.run(items, answer, sys.stdout)
         return 0
-    with open(flags.output, "w", encoding="utf-8") as out:
+    with serving.output(flags.output) as out:
         number = serving.run(items, answer, out)
     print(f"{number:,} predictions written to {flags.output}", file=sys.stderr)
     return 0
 
 
+def _refuse_unused(options: Options, used: tuple[str, ...], what: str) -> None:
+    """Errors: UserError for flags of generation that were given and would do nothing; `what` says why."""
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    if given := [f"--{name}" for name, default in defaults.items() if name not in used and getattr(options, name) != default]:
+        raise UserError(f"{', '.join(given)}: this mode {what}: leave it out.")
+
+
 def attention(config: Any, flags: argparse.Namespace) -> int:
     """Draws where a run's model looks: the alignment of a source and its target, or self-attention within a text."""
     options = _options(flags)
+    _refuse_unused(options, ("prompt", "num_tokens", "checkpoint"), "looks at one text, whose target is given or written greedily")
+    if len(options.prompt) > 1:
+        raise UserError(f"--prompt: got {len(options.prompt)}, and a picture shows one: give one.")
     experiment = _open_run(config, flags)
     from decoder_lab.report import alignment as pictures
     from decoder_lab.serving import attention as serving
     from decoder_lab.training import resume
 
+    given = (experiment.task, experiment.tokenizer, options.prompt[0], flags.target)
+    layers = serving.check(experiment.model, experiment.parameter_shapes, *given)
+    pictures.pick(layers, flags.layer)
     params, step = resume.inference_params(experiment, flags.checkpoint)
-    parts = (experiment.model, params, experiment.task, experiment.tokenizer, experiment.source_tokenizer)
-    found = serving.align(*parts, options.prompt[0], flags.target, options.num_tokens)
+    found = serving.align(experiment.model, params, *given, experiment.source_tokenizer, options.num_tokens)
     stem = pathlib.Path(flags.output or flags.workdir / "attention")
     stem = stem.with_suffix("") if stem.suffix in (".png", ".html") else stem
     tokens = (found.layers, found.rows, found.columns)
@@ -198,6 +259,42 @@ def attention(config: Any, flags: argparse.Namespace) -> int:
     print(f"{found.text}\nattention: {picture} (one layer), {page} (all layers and heads)")
     if missing := pictures.unshown([*found.rows, *found.columns]):
         print(f"no font here has {missing[:40]}: boxes in the picture; the page has the browser's fonts")
+    return 0
+
+
+def import_weights(config: Any, flags: argparse.Namespace) -> int:
+    """Makes a run of a model's directory of Hugging Face: config, tokenizer, and its weights as the checkpoint of step 0."""
+    if (flags.workdir / "config.json").exists():
+        raise UserError(f"{flags.workdir} holds a run already: name another --workdir.")
+    runtime.prepare(config.dtype)
+    from decoder_lab.interop.directory import Directory
+    from decoder_lab.training import experiment as experiments
+    from decoder_lab.training import weights
+
+    with runtime.RunLock(flags.workdir):
+        weights.import_run(experiments.Experiment(config, flags.workdir), Directory(flags.huggingface))
+        runtime.begin(flags.workdir, config_lib.to_json(config), config_lib.digest(config), sys.argv)
+    print(f"next: python -m decoder_lab.main --workdir={flags.workdir} {_next_mode(config)}")
+    return 0
+
+
+def export(config: Any, flags: argparse.Namespace) -> int:
+    """Writes a run's model as a directory that transformers loads, or as compiled functions."""
+    if not flags.output:
+        raise UserError("--output: say which folder the model goes to.")
+    output = pathlib.Path(flags.output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output: {output} exists and is not an empty folder: name another.")
+    experiment = _open_run(config, flags)
+    from decoder_lab.training import resume, weights
+
+    params, _ = resume.inference_params(experiment, flags.checkpoint)
+    if flags.format == "stablehlo":
+        from decoder_lab.serving import compiled
+
+        compiled.write(output, experiment, params)
+    else:
+        weights.export_run(experiment, params, output, flags.family)
     return 0
 
 

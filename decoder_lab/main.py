@@ -28,9 +28,13 @@ MODES = {
     "generate": "write text with a run's checkpoint: go on from --prompt, or translate, summarise, answer it",
     "predict": "predict for every item of --input with a run's checkpoint: JSON lines, or a text a line",
     "attention": "draw where a run's model looks in --prompt (and --target): a picture and a page",
+    "import": "make a run of a model's directory of Hugging Face (--huggingface), to generate with, evaluate or begin from",
+    "export": "write a run's model for others (--format, --output): a directory for transformers, or compiled functions",
+    "merge": "make an ordinary run of an adapted one: its adapter merged into the weights, in the folder --output",
     "plot_schedule": "draw the learning rate of a config before anything is run",
     "replay": "run the step again that stopped a run by a non-finite loss or gradient",
 }
+FORMATS = ("huggingface", "stablehlo")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,6 +72,10 @@ def parser() -> argparse.ArgumentParser:
         "--target", default=None, help="attention: the target that the prompt is aligned with (default: what the model writes)"
     )
     group.add_argument("--layer", type=int, default=-1, help="attention: which layer the picture shows, from 0 (default: -1, the last)")
+    group = made.add_argument_group("import and export")
+    group.add_argument("--huggingface", type=pathlib.Path, metavar="DIR", help="import: the directory, with config.json and safetensors")
+    group.add_argument("--format", default="huggingface", help=f"export: one of {', '.join(FORMATS)} (default: huggingface), to --output")
+    group.add_argument("--family", default="", help="export: the model_type to write (default: the first that has all of the model)")
     group = made.add_argument_group("generate (--checkpoint for all that read a run; beam, num_tokens for predict, prompt for attention)")
     helps = _attribute_docs(Options) | _attribute_docs(Sampling)  # Options refers to Sampling for its fields
     for field in dataclasses.fields(Options):
@@ -115,6 +123,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         raise UserError("\n".join([*lines, "Settings of the experiment are written --config.<name>=<value>."]))
     if flags.mode not in MODES:
         raise UserError(f'--mode: "{flags.mode}" is not known.{nearest(flags.mode, MODES)} Known: {", ".join(MODES)}.')
+    if flags.format not in FORMATS:
+        raise UserError(f'--format: "{flags.format}" is not known.{nearest(flags.format, FORMATS)} Known: {", ".join(FORMATS)}.')
     return flags, overrides
 
 
@@ -128,7 +138,7 @@ def main(argv: list[str]) -> int:
         for name, value in config_lib.flat(config):
             print(f"{name} = {value!r}")
         return 0
-    return getattr(commands, flags.mode)(config, flags)
+    return getattr(commands, commands.NAMES.get(flags.mode, flags.mode))(config, flags)
 
 
 def entry_point() -> None:

@@ -1,5 +1,5 @@
 # Sourced by the scripts beside it: makes .venv with everything that they need, once, and says what it does.
-# Sets: root (the project's folder), python (the environment's interpreter). Reads: wanted_python, wanted_jax.
+# Sets: root (the project's folder), python (the environment's interpreter). Reads: wanted_python, wanted_jax, wanted_extras.
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
@@ -29,7 +29,7 @@ make_environment() {
   [ -z "${wanted_python:-}${wanted_jax:-}" ] || venv="$root/.venv-$("$base" -c 'import sys; print("%d.%d" % sys.version_info[:2])')${wanted_jax:+-jax$wanted_jax}"
   python="$venv/bin/python"
   stamp="$venv/installed"
-  want="$(cat "$root/setup.py" "$root/constraints.txt" | cksum) ${wanted_jax:-}"
+  want="$(cat "$root/setup.py" "$root/constraints.txt" | cksum) ${wanted_jax:-}${wanted_extras:-}"
   if [ -x "$python" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then
     say "using $venv"
     return
@@ -39,10 +39,10 @@ make_environment() {
   if [ -n "${wanted_jax:-}" ]; then
     say "installing decoder_lab with jax $wanted_jax; the other packages as pinned, but for those that follow jax"
     grep -vE '^(jax|jaxlib|flax|optax|chex|orbax-checkpoint)==' "$root/constraints.txt" > "$venv/constraints.txt"
-    "$python" -m pip install --quiet --disable-pip-version-check -e "$root[dev]" "jax==$wanted_jax" -c "$venv/constraints.txt"
+    "$python" -m pip install --quiet --disable-pip-version-check -e "$root[dev${wanted_extras:-}]" "jax==$wanted_jax" -c "$venv/constraints.txt"
   else
     say "installing decoder_lab and what constraints.txt pins"
-    "$python" -m pip install --quiet --disable-pip-version-check -e "$root[dev]" -c "$root/constraints.txt"
+    "$python" -m pip install --quiet --disable-pip-version-check -e "$root[dev${wanted_extras:-}]" -c "$root/constraints.txt"
   fi
   echo "$want" > "$stamp"
 }

@@ -77,6 +77,19 @@ def _trec(folder):
     write(folder / "TREC.train", "".join(lines))
 
 
+def _glue(folder):
+    columns = ["\ufeffQuality", "#1 ID", "#2 ID", "#1 String", "#2 String"]  # as MRPC has them, byte order mark and all
+    rows = [[label % 2, i, i, s, f'"{s}'] for i, (s, label) in enumerate(zip(sentences(), labels(), strict=True))]
+    for name in ("train.tsv", "dev.tsv"):
+        write(folder / name, "".join("\t".join(map(str, row)) + "\r\n" for row in [columns, *rows]))
+
+
+def _reuters(folder):
+    items = [dict(text=s, topics=["crude", "ship", "trade"][: label % 3]) for s, label in zip(sentences(), labels(), strict=True)]
+    for name in ("train.jsonl.gz", "test.jsonl.gz"):
+        write(folder / name, "".join(json.dumps(item) + "\n" for item in items))
+
+
 def _conll(*names):
     def make(folder):
         text = "".join("".join(f"{w}\t{t}\n" for w, t in zip(s.split(), tags(s), strict=True)) + "\n" for s in sentences())
@@ -154,6 +167,9 @@ MAKERS = {
     "experiments/classification/chnsenticorp.py": _chnsenticorp,
     "experiments/classification/sst2.py": _sst2,
     "experiments/classification/trec.py": _trec,
+    "experiments/classification/glue.py": _glue,
+    "experiments/classification/reuters.py": _reuters,
+    "experiments/retrieval/tatoeba.py": _tatoeba,
     "experiments/tagging/ncbi_disease.py": _conll("train.tsv.gz", "devel.tsv"),
     "experiments/tagging/wnut17.py": _conll("wnut17train.conll.gz", "emerging.dev.conll"),
     "experiments/tagging/snips.py": _snips,

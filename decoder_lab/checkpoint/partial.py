@@ -11,22 +11,27 @@ import numpy as np
 from decoder_lab.core import tree
 from decoder_lab.core.errors import UserError, nearest, unknown
 
-RULES = ("include", "rename", "exclude")
+RULES = ("include", "rename", "exclude", "first_rows")
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of every parameter: this run's `loaded` and `initial`, the source's `unused`; `cast` is {path: "old -> new"}."""
+    """What became of every parameter: this run's `loaded` and `initial`, the source's `unused`.
+
+    `cast` is {path: "old -> new"} of dtypes, `cut` {path: "its first 5 of 6 rows"}.
+    """
 
     loaded: list[str]
     initial: list[str]
     unused: list[str]
     cast: dict[str, str]
+    cut: dict[str, str]
 
     def __str__(self) -> str:
         parts = (("loaded", self.loaded), ("left at the initial value", self.initial), ("in the source, not used", self.unused))
         lines = [f"{what}: {len(paths)}\n{_grouped(paths)}".rstrip() for what, paths in parts]
         lines += [f"cast on loading: {path} {how}" for path, how in self.cast.items()]
+        lines += [f"loaded in part: {path}, {how}" for path, how in self.cut.items()]
         return "\n".join(lines)
 
 
@@ -37,6 +42,8 @@ def init_from(params: Any, source_params: Any, rules: Mapping[str, Any]) -> tupl
       include: the paths to take; without it all.
       exclude: of those, the ones to leave.
       rename: {pattern: replacement}, applied in order by `re.sub` to what is taken.
+      first_rows: the paths whose arrays may have more rows (axis 0) than here; those behind ours are left. So ids that a task added at the
+        end of the vocabulary, such as a mask token, go.
     A taken path that this run lacks is reported as not used; if a rename made it, it is an error. Arrays get this run's dtype and sharding.
 
     Errors: UserError, listing both sides, for a pattern that matches nothing, a renamed path that this run lacks, two sources of one
@@ -45,10 +52,16 @@ def init_from(params: Any, source_params: Any, rules: Mapping[str, Any]) -> tupl
     if wrong := sorted(set(rules) - set(RULES)):
         raise UserError(unknown("init_from", wrong[0], RULES))
     wanted, source = tree.flatten(params), tree.flatten(source_params)
-    include, exclude, rename = tuple(rules.get("include", ())), tuple(rules.get("exclude", ())), dict(rules.get("rename", {}))
-    tree.check_patterns(source_params, (*include, *exclude), "init_from")
+    include, exclude, first_rows = (tuple(rules.get(name, ())) for name in ("include", "exclude", "first_rows"))
+    rename = dict(rules.get("rename", {}))
+    tree.check_patterns(source_params, (*include, *exclude, *first_rows), "init_from")
     taken = [path for path in source if (not include or _any(include, path)) and not _any(exclude, path)]
     targets = _renamed(taken, rename)
+    cut = {}
+    for path in [path for path, target in targets.items() if target in wanted and _any(first_rows, path)]:
+        ours, rows = wanted[targets[path]].shape, source[path].shape[:1]
+        if rows and rows[0] > ours[0] and source[path].shape[1:] == ours[1:]:
+            source[path], cut[targets[path]] = source[path][: ours[0]], f"its first {ours[0]:,} of {rows[0]:,} rows"
     _check(targets, wanted, source)
 
     origin = {target: path for path, target in targets.items() if target in wanted}
@@ -59,13 +72,14 @@ def init_from(params: Any, source_params: Any, rules: Mapping[str, Any]) -> tupl
         initial=sorted(set(wanted) - set(origin)),
         unused=sorted(set(source) - set(origin.values())),
         cast={target: f"{old} -> {new}" for target, (old, new) in sorted(kinds.items()) if old != new},
+        cut=cut,
     )
     return jax.tree.map(lambda path, leaf: loaded.get(path, leaf), tree.paths(params), params), report
 
 
 def _check(targets: dict[str, str], wanted: dict[str, Any], source: dict[str, Any]) -> None:
     """Raises all problems at once."""
-    problems, origin = [], {}
+    problems, origin, longer = [], {}, {}
     for path, target in targets.items():
         if target not in wanted:
             if target != path:
@@ -75,7 +89,11 @@ def _check(targets: dict[str, str], wanted: dict[str, Any], source: dict[str, An
             problems.append(f'"{origin[target]}" and "{path}" would both become "{target}"')
         origin[target] = path
         if source[path].shape != wanted[target].shape:
-            problems.append(f'"{target}" has shape {tuple(wanted[target].shape)} in this run, {tuple(source[path].shape)} in the source')
+            ours, theirs = tuple(wanted[target].shape), tuple(source[path].shape)
+            longer[path] = ours[1:] == theirs[1:] and ours[:1] < theirs[:1]
+            problems.append(f'"{target}" has shape {ours} in this run, {theirs} in the source')
+    if longer and all(longer.values()):
+        problems.append(f"init_from.first_rows={', '.join(longer)} takes as many rows of the source as this run has")
     if not origin and not problems:
         problems.append("no path of the source is one of this run's; a rename may be missing")
     if problems:

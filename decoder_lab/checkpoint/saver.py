@@ -57,9 +57,9 @@ class Saver:
         """Returns the steps of all checkpoints, oldest first; their contents are checked only by `restore`."""
         return self._shelf.steps()
 
-    def best_step(self) -> int | None:
-        """Returns the step of the best checkpoint by the metric, None if none has it."""
-        return next(iter(self._shelf.ranked()), None)
+    def metrics(self, step: int) -> dict[str, float]:
+        """Returns the numbers that the checkpoint of a step was saved with."""
+        return snapshot.read_record(self._shelf.path(step))["metrics"]
 
     def save(self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float] | None = None, wait: bool = False) -> float:
         """Starts saving the state after `step` updates; returns the seconds that the caller was held up.
@@ -117,7 +117,7 @@ class Saver:
             held = sorted({path.split("/")[0] for path in record["arrays"]})
             raise UserError(f'checkpoint {self._shelf.path(chosen)} holds no "{names[0]}"; it holds {", ".join(held)}.')
         wanted = {path: np.empty(shape, np.dtype(dtype)) for path, (dtype, shape) in stored.items()}
-        return snapshot.nest(snapshot.load(self._shelf.path(chosen), wanted)), record["meta"], chosen
+        return tree.nest(snapshot.load(self._shelf.path(chosen), wanted)), record["meta"], chosen
 
     def wait(self) -> float:
         """Waits until the last save is complete; returns the seconds that took. Errors: UserError if it failed."""

@@ -63,6 +63,8 @@ class Shelf:
         if step == "best":
             if ranked := self.ranked():
                 return ranked
+            if len(known) == 1:  # the best of one, whatever was measured
+                return known
             raise UserError(f'{self.directory}: no checkpoint has the metric "{self.metric}". Steps: {known}.')
         if step in known:
             return [int(step)]

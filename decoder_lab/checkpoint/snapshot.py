@@ -43,7 +43,7 @@ def start(directory: pathlib.Path, arrays: dict[str, Any]) -> Any:
 
     directory.mkdir(parents=True)
     stored = {path: np.array(a) if isinstance(a, np.ndarray) else a for path, a in arrays.items() if a.size}  # Orbax refuses empty arrays
-    return ocp.save_async(directory / ARRAYS, nest(stored or {"none": np.zeros(1)}))
+    return ocp.save_async(directory / ARRAYS, tree.nest(stored or {"none": np.zeros(1)}))
 
 
 def seal(directory: pathlib.Path, final: pathlib.Path, arrays: dict[str, tuple[str, list[int]]], **about: Any) -> None:
@@ -107,20 +107,8 @@ def load(directory: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
         context = ocp.Context()
         context.pytree_options.loading.partial_load = True
         with context:
-            loaded = tree.flatten(ocp.load(directory / ARRAYS, nest(stored)))
+            loaded = tree.flatten(ocp.load(directory / ARRAYS, tree.nest(stored)))
     return {path: loaded[path] if path in loaded else _empty(leaf) for path, leaf in wanted.items()}
-
-
-def nest(flat: dict[str, Any]) -> dict[str, Any]:
-    """Returns nested dicts from {"a/b/c": leaf}. Indices of sequences become names: "0", "1", ..."""
-    root: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *parents, name = path.split("/")
-        node = root
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return root
 
 
 def is_key(leaf: Any) -> bool:

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from decoder_lab.core import fields, lookup
+from decoder_lab.core import durations, fields, lookup
 from decoder_lab.core import values as typed
 from decoder_lab.core.lookup import Field
 
@@ -12,7 +12,8 @@ def check(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
     """Checks values against choices, ranges and forms, and lets each plug-in check its own."""
     for path, (field, value) in tree.items():
         problems.extend(typed.problems(path, field, value))
-    for pattern in [p for name in ("optimizer.no_decay", "init_from.include", "init_from.exclude") for p in tree[name][1]]:
+    patterns = ("optimizer.no_decay", "init_from.include", "init_from.exclude", "init_from.first_rows")
+    for pattern in [p for name in patterns for p in tree[name][1]]:
         _check_regex(pattern, problems)
     for pattern in [*tree["optimizer.lr_multipliers"][1], *tree["init_from.rename"][1]]:
         _check_regex(pattern, problems)
@@ -28,22 +29,35 @@ def check(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
     evaluators = sorted({path.split(".")[1] for path in tree if path.startswith("evaluators.")})
     for name in set(evaluators) & set(fields.EVALUATORS_TAKEN):
         problems.append(f"evaluators.{name}: the name is taken, {name}/... are training's own numbers; call it otherwise.")
-    if tree["checkpoint.keep_best"][1] and metric.split("/")[0] not in evaluators:
-        there = ", ".join(evaluators) or "none"
-        problems.append(f"checkpoint.metric: {metric} comes from no evaluator; there are: {there}. Or set checkpoint.keep_best to 0.")
+    if tree["checkpoint.keep_best"][1]:
+        problems.extend(_best_problems(metric, evaluators, tree))
     _check_plugins(tree, problems)
+
+
+def _best_problems(metric: str, evaluators: list[str], tree: dict[str, tuple[Field, Any]]) -> list[str]:
+    """Returns why no checkpoint would ever be the best by this number."""
+    evaluator = metric.split("/")[0]
+    if evaluator not in evaluators:
+        there = ", ".join(evaluators) or "none"
+        return [f"checkpoint.metric: {metric} comes from no evaluator; there are: {there}. Or set checkpoint.keep_best to 0."]
+    every = f"evaluators.{evaluator}.every"
+    field, value = tree.get(every, (None, None))
+    if isinstance(value, str) and not typed.problems(every, field, value) and durations.parse(value)[0] == 0:
+        return [f"checkpoint.metric: {metric} is never worked out, as {every} is {value!r}. Or set checkpoint.keep_best to 0."]
+    return []
 
 
 def _check_plugins(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
     """Lets each plug-in, nested ones too, check its own fields, where nothing is wrong with these one by one."""
     found = nested(tree)
     wrong = "\n".join(problems)
+    length = tree["sequence_length"][1] if not re.search(r"(?<![\w.])sequence_length:", wrong) else None
 
     def walk(path: str, node: Any, kind: str) -> None:
         if not isinstance(node, dict) or "kw" not in node:  # an optional one that is not there, or one that could not be completed
             return
         if not re.search(rf"(?<![\w.]){re.escape(path)}[.:]", wrong.replace("--config.", "")):
-            problems.extend(f"{path}: {p}" for p in lookup.problems(kind, node["name"], node["kw"]))
+            problems.extend(f"{path}: {p}" for p in lookup.problems(kind, node["name"], node["kw"], length))
         for key, field in lookup.fields(kind, node["name"]).items():
             if field.plugin:
                 walk(f"{path}.kw.{key}", node["kw"].get(key), field.plugin)

@@ -35,7 +35,8 @@ def read_file(spec: str) -> dict:
     path, _, argument = spec.partition(":")
     if not pathlib.Path(path).is_file():
         near = difflib.get_close_matches(path, [str(p) for p in pathlib.Path(".").glob("experiments/**/*.py")], 3, 0.5)
-        raise UserError(f"--config: there is no file {path}." + (f" Did you mean {' or '.join(near)}?" if near else ""))
+        where = pathlib.Path(path).absolute()
+        raise UserError(f"--config: there is no file {where}." + (f" Did you mean {' or '.join(near)}?" if near else ""))
     try:
         module = runpy.run_path(path)
         if "get_config" not in module:
@@ -227,7 +228,7 @@ def _complete_kw(path, kind, plugin, pairs, tree, problems, spec) -> None:
     tree.setdefault(f"{path}.kw", (GROUP, {}))
     for key, field in known.items():
         value = table.get(variant, {}).get(key, field.default)
-        value = _overlaid(value, chosen[key], field) if key in chosen else value
+        value = _overlaid(value, chosen[key], field.plugin) if key in chosen else value
         where = f"{path}.kw.{key}"
         if value is lookup.UNREADABLE and where not in pairs:
             continue
@@ -244,12 +245,24 @@ def _put(path, field, value, tree, problems) -> None:
     tree[path] = (field, cast)
 
 
-def _overlaid(below: Any, value: Any, field: Field) -> Any:
-    """Returns a field's value; a nested plug-in goes over the one of the variant or default, where it names the same or none."""
-    if field.plugin and isinstance(below, dict) and isinstance(value, dict) and value.get("name", below["name"]) == below["name"]:
-        above = value.get("kw")
-        return {**below, **value, "kw": {**(below.get("kw") or {}), **(above or {})} if above is None or isinstance(above, dict) else above}
-    return value
+def _overlaid(below: Any, value: Any, kind: str | None) -> Any:
+    """Returns a field's value; a nested plug-in (of `kind`) goes over the variant's or default's of the same name, or where it has none.
+
+    So do plug-ins nested in it, at every depth.
+    """
+    if not (kind and isinstance(below, dict) and isinstance(value, dict) and value.get("name", below["name"]) == below["name"]):
+        return value
+    above = {} if value.get("kw") is None else value["kw"]
+    if not isinstance(above, dict):
+        return {**below, **value}
+    try:
+        known = lookup.fields(kind, below["name"])
+    except UserError:  # said where the plug-in is completed
+        known = {}
+    kw = dict(below.get("kw") or {})
+    for key, inner in above.items():
+        kw[key] = _overlaid(kw[key], inner, known[key].plugin if key in known else None) if key in kw else inner
+    return {**below, **value, "kw": kw}
 
 
 def _complete_nested(where, field, value, pairs, tree, problems, spec) -> None:

@@ -37,6 +37,9 @@ FIELDS: dict[str, Field] = {
     "data.packing": _plugin("packing", "split", "Documents to rows of sequence_length tokens, or examples to batches (buckets)."),
     "task": _plugin("task", "language_modeling", "What is predicted and how wrong it was."),
     "model": _plugin("model", "decoder_only", "The architecture."),
+    "adapt": Field(
+        dict, None, plugin="adapter", optional=True, doc="Which parameters are trained, and what is added to them; None: all, and nothing."
+    ),
     "optimizer.name": Field(str, "adamw", doc="Any optimiser of optax or optax.contrib."),
     "optimizer.kw": Field(dict, {}, doc="Its arguments."),
     "optimizer.no_decay": Field(
@@ -67,10 +70,15 @@ FIELDS: dict[str, Field] = {
         plugins="writer",
         doc="Where numbers and texts go.",
     ),
-    "init_from.workdir": Field(str, "", doc="A run whose parameters are taken as initial values; empty: none."),
+    "init_from.workdir": Field(
+        str, "", doc="A run, or a model's directory of Hugging Face, whose parameters are taken as initial values; empty: none."
+    ),
     "init_from.checkpoint": Field(str, "best", doc='Which of its checkpoints: "best", "latest" or a step.'),
     "init_from.include": Field(tuple, (".*",), item=str, doc="Regexes on the paths of its parameters that are taken."),
     "init_from.exclude": Field(tuple, (), item=str, doc="Regexes on the paths of its parameters that are left out."),
+    "init_from.first_rows": Field(
+        tuple, (), item=str, doc="Regexes on the paths of arrays that may have more rows than here; only the first are taken then."
+    ),
     "init_from.rename": Field(dict, {}, doc="Regex on its paths -> replacement, to reach the names of this run."),
 }
 

@@ -28,8 +28,10 @@ KINDS = {
     "tokenizer": ("data/tokenizer", "Tokenizer"),
     "packing": ("data/packing", "Packing"),
     "schedule": ("optim/schedule", "schedule"),
+    "adapter": ("adapters/method", "Adapter"),
     "evaluator": ("evaluators", "Evaluator"),
     "writer": ("core/writer", "Writer"),
+    "family": ("interop/family", "Family"),
     "optimizer": (None, "optimizer"),  # optax's functions, see _optax_files
 }
 # kind -> what the lab gives: the names that a plug-in's fields without a default may have
@@ -42,8 +44,10 @@ GIVEN = {
     "tokenizer": (),
     "packing": ("tokens", "examples", "length"),
     "schedule": ("peak", "total_steps", "steps"),
+    "adapter": (),
     "evaluator": ("context",),
     "writer": ("directory", "resume_step"),
+    "family": (),
 }
 LINEN = ("model", "encoder", "decoder")  # kinds whose objects are Linen modules
 # field that the lab gives -> where it comes from, for errors
@@ -57,13 +61,8 @@ GIVERS = {
 # arguments that the lab gives although optax has defaults for them
 GIVEN_TO_OPTIMIZERS = ("learning_rate", "weight_decay", "weight_decay_rate", "mask", "weight_decay_mask")
 
-
 UNREADABLE = object()  # a default that is an expression; such a field stays unset unless the user sets it
-
-
-Duration = (
-    str  # annotation of a field that is a duration: `warmup: Duration = "5%"` is checked before the run; also in tuple[Duration, ...]
-)
+Duration = str  # annotation of a field that is a duration, checked before the run: `warmup: Duration = "5%"`; also tuple[Duration, ...]
 
 
 class Plugin:
@@ -79,7 +78,7 @@ class Field:
 
     type: type | None
     default: Any = None
-    choices: tuple | None = None
+    choices: tuple | None = None  # of a tuple: for each item
     plugin: str | None = None  # the kind, if the value is a plug-in
     plugins: str | None = None  # the kind, if the value is a dict of plug-ins
     optional: bool = False
@@ -172,10 +171,15 @@ def variants(kind: str, name: str) -> dict[str, dict]:
     return _read(kind, name)[2]
 
 
-def problems(kind: str, name: str, kw: dict) -> list[str]:
-    """Runs the plug-in's own cross-field checks, `problems(kw)`, on completed fields; [] where it has none."""
+def problems(kind: str, name: str, kw: dict, length: int | None = None) -> list[str]:
+    """Runs the plug-in's own cross-field checks on completed fields; [] where it has none.
+
+    They are `problems(kw)`, or `problems(kw, length)` where they ask for the sequence_length too; None is one that is not known yet.
+    """
     check = _read(kind, name)[3]
-    return list(check(dict(kw))) if check else []
+    if check is None:
+        return []
+    return list(check(dict(kw), length) if check.__code__.co_argcount > 1 else check(dict(kw)))
 
 
 @functools.cache
@@ -365,6 +369,9 @@ def _field(annotation: ast.expr | None, default: Any) -> Field:
     if text.startswith("dict[str, Plugin["):
         return Field(dict, default, plugins=ast.literal_eval(text[17:-2]), optional=optional)
     simple = {"int": int, "float": float, "str": str, "bool": bool, "dict": dict, "tuple": tuple, "Duration": str}
+    if text.startswith("tuple[Literal["):
+        choices = ast.literal_eval(f"({text[14 : text.index(']')]},)")
+        return Field(tuple, default, choices=choices, optional=optional, item=str)
     if text.startswith("tuple["):
         item = text[6:-1].split(",")[0].strip()
         return Field(tuple, default, optional=optional, item=simple.get(item), duration=item == "Duration")

@@ -5,7 +5,7 @@ Patterns are regular expressions searched for anywhere in the path: "bias$", "^e
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,34 @@ def flatten(tree: Any) -> dict[str, Any]:
 def paths(tree: Any) -> Any:
     """Returns a tree of the same structure that holds each leaf's path."""
     return jax.tree_util.tree_map_with_path(lambda keys, _: _path(keys), tree)
+
+
+def nest(flat: dict[str, Any]) -> dict[str, Any]:
+    """Returns nested dicts from {"a/b/c": leaf}. Indices of sequences become names: "0", "1", ..."""
+    root: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *parents, name = path.split("/")
+        node = root
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return root
+
+
+def split(tree: Any, chosen: Collection[str]) -> tuple[dict, dict]:
+    """Returns (the leaves at the paths in `chosen`, the rest), each as nested dicts of its own leaves only."""
+    flat = flatten(tree)
+    inside = {path: leaf for path, leaf in flat.items() if path in chosen}
+    return nest(inside), nest({path: leaf for path, leaf in flat.items() if path not in chosen})
+
+
+def join(one: Mapping, other: Mapping | None) -> dict:
+    """Returns nested dicts with the leaves of both, the inverse of `split`; what `other` has at a path wins. None has none."""
+    joined = dict(one)
+    for name, value in (other or {}).items():
+        both = isinstance(value, Mapping) and isinstance(joined.get(name), Mapping)
+        joined[name] = join(joined[name], value) if both else value
+    return joined
 
 
 def unshared(tree: Any) -> Any:
@@ -80,6 +108,14 @@ def count(tree: Any) -> int:
 def num_bytes(tree: Any) -> int:
     """Returns the bytes that all leaves take, arrays or shapes."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def grouped(paths: Iterable[str]) -> str:
+    """Returns one line a path; paths that differ only in numbers, as those of many layers do, share one: "layer_#/mlp/kernel (12)"."""
+    groups: dict[str, list[str]] = {}
+    for path in paths:
+        groups.setdefault(re.sub(r"\d+", "#", path), []).append(path)
+    return "\n".join(f"  {group} ({len(of)})" if len(of) > 1 else f"  {of[0]}" for group, of in groups.items())
 
 
 def _path(keys: Sequence[Any]) -> str:

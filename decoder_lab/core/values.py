@@ -62,8 +62,9 @@ def type_name(field: Field) -> str:
 def problems(path: str, field: Field, value: Any) -> list[str]:
     """Returns what is wrong with one setting of the right type: its choice, its range, its form."""
     found = []
-    if field.choices and value is not None and value not in field.choices:
-        found.append(f"{path}: got {value!r}, expected one of {', '.join(map(repr, field.choices))}.{nearest(value, field.choices)}")
+    for item in value if isinstance(value, tuple) else (value,):
+        if field.choices and value is not None and item not in field.choices:
+            found.append(f"{path}: got {item!r}, expected one of {', '.join(map(repr, field.choices))}.{nearest(item, field.choices)}")
     if isinstance(value, float) and not math.isfinite(value):
         found.append(f"{path}: got {value!r}, expected a finite number.")
     elif isinstance(value, int | float) and not isinstance(value, bool):

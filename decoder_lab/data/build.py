@@ -91,22 +91,39 @@ def load_facts(task: Any, config: Any, workdir: pathlib.Path, progress: Callable
     """Gives a task the facts that its train split decides (`Task.fit`, `Task.load`), and returns them; {} where it asks for none.
 
     They are read from `workdir/task.json`; a run that has no checkpoint yet finds them in the train split (or the cache) and stores them.
-    Errors: UserError where the file of a run with checkpoints is missing, or it is damaged or another task's.
+    Errors: UserError where the file of a run with checkpoints is missing, or it is damaged or another task's, or the task's settings have
+    changed and it would find something else with them.
     """
     if not hasattr(task, "fit"):
         return {}
     path, name = workdir / FACTS, config.task.name
+    settings = _settings_of(config)
     if path.exists():
-        facts = _stored_facts(path, name)
+        facts, was = _stored_facts(path, name)
+        changed = [key for key in was if key not in settings or was[key] != settings[key]]
+        if changed and _found_facts(task, config, progress) != facts:
+            raise UserError(
+                f"{path} was made with other settings of the task ({', '.join(changed)}), and with the new ones the train split says "
+                "something else. Use another workdir, or the config as it was."
+            )
     elif any(p.name.isdecimal() for p in (workdir / "checkpoints").glob("*")):
         raise UserError(f"{path} is missing: it holds what the task found in the training data, and the checkpoints need it. Restore it.")
     else:
         facts = _found_facts(task, config, progress)
-        workdir.mkdir(parents=True, exist_ok=True)
-        stored = dict(task=name, facts=facts, sha256=_facts_hash(facts))
-        _replace(path, json.dumps(stored, indent=1, ensure_ascii=False).encode())
+        store_facts(workdir, config, facts)
     task.load(facts)
     return facts
+
+
+def store_facts(workdir: pathlib.Path, config: Any, facts: dict) -> None:
+    """Writes the facts of a run's task, from where `load_facts` takes them."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    stored = dict(task=config.task.name, settings=_settings_of(config), facts=facts, sha256=_facts_hash(facts))
+    _replace(workdir / FACTS, json.dumps(stored, indent=1, ensure_ascii=False).encode())
+
+
+def _settings_of(config: Any) -> dict:
+    return {**_plugin(config.task)[1], "sequence_length": config.sequence_length}
 
 
 def _found_facts(task: Any, config: Any, progress: Callable[[str], None]) -> dict:
@@ -120,17 +137,19 @@ def _found_facts(task: Any, config: Any, progress: Callable[[str], None]) -> dic
     return json.loads(json.dumps(facts))  # what is found and what is stored are the same types
 
 
-def _stored_facts(path: pathlib.Path, name: str) -> dict:
+def _stored_facts(path: pathlib.Path, name: str) -> tuple[dict, dict]:
+    """Returns (facts, the settings that they were found with)."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         facts, was, right = stored["facts"], stored["task"], stored["sha256"] == _facts_hash(stored["facts"])
+        settings = dict(stored.get("settings", {}))
     except (ValueError, KeyError, TypeError):
-        right, was, facts = False, name, {}
+        right, was, facts, settings = False, name, {}, {}
     if not right:
         raise UserError(f"{path} is damaged: it is not what was stored there. Restore it, or use another workdir.")
     if was != name:
         raise UserError(f'{path} was made by task "{was}", the config asks for "{name}". Use another workdir, or the config as it was.')
-    return facts
+    return facts, settings
 
 
 def _facts_hash(facts: Any) -> str:

@@ -60,6 +60,7 @@ class ExampleFeed:
       rows: `data.rows.ExampleRows`.
       examples_per_epoch, examples_per_step, tokens_per_step: of the whole batch, the latter two on average; tokens without padding.
       shapes: {feature: "dtype[rows, ...]"} of every kind of batch that will come.
+      layout: rows of a batch of each bucket, which decide what stands in the batch of a step.
     """
 
     def __init__(self, rows: Any, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1, multiple: int = 1):
@@ -72,6 +73,7 @@ class ExampleFeed:
         self.examples_per_step = self.plan.num_examples / self.plan.num_batches
         self.tokens_per_step = self.plan.num_tokens / self.plan.num_batches
         self.shapes = self.plan.shapes()
+        self.layout = [bucket.rows for bucket in self.plan.buckets]
 
     @property
     def steps_per_epoch(self) -> float:

@@ -39,6 +39,7 @@ def for_split(source: str, split: str, chosen: dict[str, str | None], path: str 
 def expand(pattern: str, where: str) -> list[pathlib.Path]:
     """Returns the file of this name, or all files that a glob matches, in the order of their names."""
     path = pathlib.Path(pattern).expanduser()
+    looked = path.absolute()
     if path.is_file():
         return [path]
     if path.is_dir():
@@ -47,10 +48,10 @@ def expand(pattern: str, where: str) -> list[pathlib.Path]:
     if found:
         return found
     if glob.has_magic(str(path)):
-        raise UserError(f"{where}: no file matches {path} (looked from {pathlib.Path.cwd()}).")
+        raise UserError(f"{where}: no file matches {looked}.")
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    missing = "" if path.parent.is_dir() else f" There is no directory {path.parent} either."
-    raise UserError(f"{where}: there is no file {path} (looked from {pathlib.Path.cwd()}).{nearest(path.name, beside)}{missing}")
+    missing = "" if path.parent.is_dir() else f" There is no directory {looked.parent} either."
+    raise UserError(f"{where}: there is no file {looked}.{nearest(path.name, beside)}{missing}")
 
 
 def fingerprint(paths: Iterable[pathlib.Path], *settings: object) -> str:

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from decoder_lab.core.errors import UserError
-
 UNKNOWN_CHARACTER = 1  # 0 is padding, the train split's characters begin at 2
 # a Chinese or Japanese character, a run of other letters and digits, or any single mark: what an answer can begin and end with
 WORD = re.compile(
@@ -45,13 +43,7 @@ class QuestionWindows:
     _kept: dict = dataclasses.field(default_factory=dict, init=False, compare=False, repr=False)  # the last context, read
 
     batching = "examples"
-
-    def __post_init__(self):
-        if self.length < self.max_question_length + 3:
-            raise UserError(
-                f"question_answering: sequence_length={self.length} leaves no room beside a question of task.kw.max_question_length="
-                f"{self.max_question_length} tokens. Raise --config.sequence_length, or lower the other."
-            )
+    gold_fields = ("answers",)
 
     def fit(self, items: Iterable[dict]) -> dict:
         """Returns the train split's characters, where characters are read."""

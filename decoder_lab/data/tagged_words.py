@@ -22,8 +22,9 @@ _DIGIT = re.compile(r"\d")
 class TaggedWords:
     """Each word is encoded by itself, as one token or several; its first token carries the tag.
 
-    A sentence of more than `length` tokens becomes several examples, in order; a word of more is cut. Characters are those of the word as
-    it was written.
+    A sentence of more than `length` tokens becomes several examples, in order; a word of more is cut. Parts begin where the scheme lets a
+    sentence begin, so that no span is torn apart, unless it is longer than `length` itself or the tags are not known: then a part is as
+    long as it can be. Characters are those of the word as it was written.
 
     Attributes:
       tokenizer: given by the lab.
@@ -49,6 +50,7 @@ class TaggedWords:
     counts: dict = dataclasses.field(default_factory=dict, init=False, compare=False, repr=False)  # what `example` had to do
 
     batching = "examples"
+    gold_fields = ("tags", "label")
 
     def allowed(self) -> tag_schemes.Transitions | None:
         """Boolean NumPy transitions between the tags; None where the tags follow no scheme."""
@@ -110,18 +112,27 @@ class TaggedWords:
         words, names = self._checked(raw)
         tags = [self._tag(name) for name in names] or [0] * len(words)
         pieces = [self._pieces(word) for word in words]
-        parts: list[list[int]] = []
-        used = self.length
-        for i, piece in enumerate(pieces):
-            if used + len(piece) > self.length:
-                parts.append([])
-                used = 0
-            parts[-1].append(i)
-            used += len(piece)
+        parts = self._parts([len(piece) for piece in pieces], names)
         if len(parts) > 1:
             self._count(f"sentences of more than {self.length} tokens, cut into parts")
         weight = float(bool(names))  # without tags there is nothing to learn from, but to predict
-        return [self._features([words[i] for i in part], [pieces[i] for i in part], [tags[i] for i in part], weight) for part in parts]
+        return [self._features(words[part], pieces[part], tags[part], weight) for part in parts]
+
+    def _parts(self, sizes: list[int], names: list[str]) -> list[slice]:
+        """Returns the words of each part, of at most `length` tokens in all, given each word's number of tokens and its tag's name."""
+
+        def may_begin(word: int) -> bool:
+            return not names or self.found_scheme == "none" or tag_schemes.follows(None, names[word], self.found_scheme)
+
+        parts, start, used = [], 0, 0
+        for word, size in enumerate(sizes):
+            used += size
+            while used > self.length:
+                end = next((i for i in range(word, start, -1) if may_begin(i)), word)
+                parts.append(slice(start, end))
+                used -= sum(sizes[start:end])
+                start = end
+        return [*parts, slice(start, len(sizes))] if sizes else []
 
     def _features(self, words: list[str], pieces: list[np.ndarray], tags: list[int], weight: float) -> dict[str, np.ndarray]:
         lengths = np.array([len(p) for p in pieces])
@@ -151,7 +162,7 @@ class TaggedWords:
 
     def fingerprint(self) -> str:
         """Changes with whatever changes `example`."""
-        return f"{type(self).__module__} 1 {self.scheme} {self.lower_case} {self.zero_digits} {self.max_characters} {self.length}"
+        return f"{type(self).__module__} 2 {self.scheme} {self.lower_case} {self.zero_digits} {self.max_characters} {self.length}"
 
     def _checked(self, raw: dict) -> tuple[list[str], list[str]]:
         if "words" not in raw:

@@ -18,8 +18,6 @@ from decoder_lab.layers.linear import Linear
 from decoder_lab.layers.memory import Memory
 from decoder_lab.ops import masks
 
-MASKED = -1e30
-
 
 def problems(kw) -> list[str]:
     """Returns what is wrong with the fields taken together, one sentence each."""
@@ -48,8 +46,7 @@ class MultiStepAttention(nn.Module):
         width, features = h_BTD.shape[-1], g_BTE.shape[-1]
         query_BTE = (Linear(features, True, width**-0.5, self.dtype, name="query")(h_BTD) + g_BTE) * math.sqrt(0.5)
         logits_BTS = jnp.einsum("BTE,BSE->BTS", query_BTE, keys_BSE, preferred_element_type=jnp.float32)
-        # twice where: a query that sees nothing gives zeros, and gradients of zero
-        weights_BTS = jnp.where(mask_BTS, jax.nn.softmax(jnp.where(mask_BTS, logits_BTS, MASKED), axis=-1), 0.0)
+        weights_BTS = masks.softmax(logits_BTS, mask_BTS)
         if self.is_mutable_collection("attention") and not self.is_initializing():
             self.sow("attention", "weights", weights_BTS[:, None])
         context_BTE = jnp.einsum("BTS,BSE->BTE", weights_BTS.astype(self.dtype), values_BSE)
@@ -94,6 +91,11 @@ class Decoder(nn.Module):
     dropout: float = 0.0  # of the embeddings, the input of every block and the last hidden layer
     tie_embeddings: bool = True
 
+    @property
+    def context_length(self) -> int | None:
+        """The longest context: as many tokens as there are learned positions; None without them, since the cache has no limit."""
+        return self.max_length if self.position == "learned" else None
+
     def setup(self):
         features, dtype = self.embedding_dim, self.dtype
         self.token_embedding = Embedding(self.vocab_size, features, self.embedding_stddev, dtype)
@@ -123,7 +125,7 @@ class Decoder(nn.Module):
         """Returns (logits_BTV float32, or hidden_BTE in the compute dtype for `unembed`; cache).
 
         positions default to 0, 1, ... within every document (going on from a cache), segments to one document a row. `embedding` is used
-        instead of the decoder's own table, and must be as wide.
+        instead of the decoder's own table, for the logits too if tied, and must be as wide.
         """
         length = tokens_BT.shape[1]
         if self.position == "learned" and cache is None and positions_BT is None and length > self.max_length:
@@ -177,23 +179,18 @@ class Decoder(nn.Module):
         }
 
     def unembed(self, hidden_BTE: jax.Array, embedding: Embedding | None = None) -> jax.Array:
-        """Returns float32 logits_BTV of the hidden states that `return_hidden` gives; by `embedding`'s table where one is given."""
-        if embedding is not None:
-            return embedding.attend(hidden_BTE)
-        return self.token_embedding.attend(hidden_BTE) if self.tie_embeddings else self.unembedding(hidden_BTE)
+        """Returns float32 logits_BTV of the hidden states that `return_hidden` gives; if tied, by `embedding` where one is given."""
+        if self.tie_embeddings:
+            return (embedding or self.token_embedding).attend(hidden_BTE)
+        return self.unembedding(hidden_BTE)
 
     def prepare(self, memory: Memory) -> Memory:
         """Returns the memory with what every layer reads at every step: (keys_BSE, values_BSE)."""
-
-        # what stands in padding is undefined, a NaN times a weight of 0 would be one too
-        def real(x_BSD):
-            return jnp.where((memory.segments_BS != 0)[..., None], x_BSD, jnp.zeros((), x_BSD.dtype))
-
-        z_BSD = real(memory.values_BSD)
-        values_BSE = self.memory_value(z_BSD)
-        if memory.embeddings_BSD is not None:
-            values_BSE = (values_BSE + self.memory_embedding(real(memory.embeddings_BSD))) * math.sqrt(0.5)
-        return memory.replace(prepared=(self.memory_key(z_BSD), values_BSE))
+        read = memory.without_padding()
+        values_BSE = self.memory_value(read.values_BSD)
+        if read.embeddings_BSD is not None:
+            values_BSE = (values_BSE + self.memory_embedding(read.embeddings_BSD)) * math.sqrt(0.5)
+        return memory.replace(prepared=(self.memory_key(read.values_BSD), values_BSE))
 
     def init_cache(self, batch_size: int, max_length: int) -> dict[str, Any]:
         """Returns an empty cache; its size does not depend on `max_length`. Errors: UserError beyond the learned positions."""

@@ -23,6 +23,7 @@ from decoder_lab.layers.embedding import Embedding
 from decoder_lab.layers.linear import Linear
 from decoder_lab.layers.memory import Memory
 from decoder_lab.layers.recurrent import TimeDropout
+from decoder_lab.ops import masks
 
 
 def problems(kw) -> list[str]:
@@ -124,10 +125,10 @@ class Decoder(nn.Module):
     ):
         """Returns (logits_BTV float32, or hidden_BTD in the compute dtype for `unembed`; cache).
 
-        Positions default to 0, 1, ... (going on from a cache's index) and matter to a window only. `embedding` is used instead of the
-        decoder's own table, for the logits too if tied. `sampling_rate` (may be traced) is the probability with which a token is replaced
-        by a draw from what the model, without dropout, predicts there (scheduled sampling, Bengio et al. 2015); keys come from the stream
-        "sampling".
+        Positions default to 0, 1, ... within every document (going on from a cache) and matter to a window only. `embedding` is used
+        instead of the decoder's own table, for the logits too if tied. `sampling_rate` (may be traced) is the probability with which a
+        token is replaced by a draw from what the model, without dropout, predicts there (scheduled sampling, Bengio et al. 2015); keys
+        come from the stream "sampling".
         """
         if memory is not None and memory.prepared is None:
             memory = self.prepare(memory)
@@ -136,7 +137,7 @@ class Decoder(nn.Module):
         if segments_BT is not None:
             tokens_BT = jnp.where(segments_BT == 0, 0, tokens_BT)
         if positions_BT is None:
-            positions_BT = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None] + (0 if cache is None else cache["index"])
+            positions_BT = _positions(tokens_BT.shape[1], segments_BT, cache)
         if (not isinstance(sampling_rate, float | int) or sampling_rate > 0) and not self.is_initializing():
             tokens_BT = self._scheduled(tokens_BT, positions_BT, segments_BT, cache, memory, embedding, sampling_rate)
         x_BTE = (embedding or self.token_embedding)(tokens_BT).astype(self.dtype)
@@ -144,7 +145,7 @@ class Decoder(nn.Module):
         reading, new = self.recurrent(x_BTE, segments_BT, positions_BT, cache, memory, deterministic)
         hidden_BTD = self.output_dropout(self._readout(x_BTE, reading), deterministic)
         if cache is not None:
-            cache = {**new, "index": cache["index"] + tokens_BT.shape[1]}
+            cache = {**new, "position": _next_position(positions_BT, segments_BT, cache, new["segment"])}
         return (hidden_BTD if return_hidden else self.unembed(hidden_BTD, embedding)), cache
 
     def _readout(self, x_BTE: jax.Array, reading: Reading) -> jax.Array:
@@ -213,4 +214,20 @@ class Decoder(nn.Module):
         del max_length
         readout_dim = self.readout_dim or self.width
         read = empty_cache(self.cell, batch_size, self.width, self.num_layers, readout_dim if self.input_feeding else None)
-        return {**read, "index": jnp.zeros((), jnp.int32)}
+        return {**read, "position": jnp.zeros((batch_size,), jnp.int32)}  # of the next entry of the document "segment"
+
+
+def _positions(length: int, segments_BT: jax.Array | None, cache: dict | None) -> jax.Array:
+    """Returns 0, 1, ... in every document, wherever padding stands; the one that a cache has open goes on."""
+    if segments_BT is None:
+        return jnp.arange(length, dtype=jnp.int32)[None]
+    positions_BT = masks.positions_in_segments(segments_BT)
+    if cache is None:
+        return positions_BT
+    return positions_BT + jnp.where(segments_BT == cache["segment"][:, None], cache["position"][:, None], 0)
+
+
+def _next_position(positions_BT: jax.Array, segments_BT: jax.Array, cache: dict, segment_B: jax.Array) -> jax.Array:
+    """Returns the position that follows in the document `segment_B`, which is open after these entries."""
+    next_B = jnp.max(jnp.where(segments_BT == segment_B[:, None], positions_BT + 1, 0), axis=1)
+    return jnp.where(segment_B == cache["segment"], jnp.maximum(cache["position"], next_B), next_B)

@@ -17,7 +17,6 @@ from decoder_lab.layers.embedding import Embedding
 from decoder_lab.layers.initialization import normal
 from decoder_lab.layers.linear import Linear
 from decoder_lab.layers.memory import Memory
-from decoder_lab.layers.transformer import Stack
 from decoder_lab.ops import masks
 
 # decoders of models with both sides, whose sizes `models/encoder_decoder.py` gives
@@ -79,7 +78,7 @@ VARIANTS = {
         dropout=0.1,
     ),
     "marian": dict(
-        num_layers=6, num_heads=8, width=512, mlp_dim=2048, norm_position="post", position="sinusoidal", mlp="silu",
+        num_layers=6, num_heads=8, width=512, mlp_dim=2048, norm_position="post", position="sinusoidal_paper", mlp="silu",
         scale_embeddings=True, embedding_stddev=0.0442, dropout=0.1, logits_bias=True,
     ),
 }  # fmt: skip
@@ -89,7 +88,7 @@ def problems(kw) -> list[str]:
     """Returns what is wrong with the fields taken together, one sentence each."""
     found = []
     heads, kv_heads, width = kw["num_heads"], kw["num_kv_heads"], kw["width"]
-    for name in ("num_layers", "num_heads", "num_kv_heads", "head_dim", "width", "mlp_dim", "window"):
+    for name in ("num_layers", "num_heads", "num_kv_heads", "head_dim", "width", "mlp_dim", "window", "num_positions"):
         if kw[name] is not None and kw[name] < 1:
             found.append(f"{name} must be at least 1, got {kw[name]}")
     if found:
@@ -102,8 +101,17 @@ def problems(kw) -> list[str]:
     head_dim = kw["head_dim"] or width // heads
     if kw["position"] == "rotary" and head_dim % 2:
         found.append(f'position="rotary" needs an even head_dim, got {head_dim}')
-    if kw["position"] == "sinusoidal" and width % 2:
-        found.append(f'position="sinusoidal" needs an even width, got {width}')
+    if kw["position"] in ("sinusoidal", "sinusoidal_paper") and width % 2:
+        found.append(f'position="{kw["position"]}" needs an even width, got {width}')
+    if kw["global_layers"]:
+        if kw["window"] is None:
+            found.append("global_layers are those without the window: set window, or leave them empty")
+        if kw["scan_layers"]:
+            found.append("global_layers differ from the others, scanned layers are all alike: set scan_layers to False")
+        if not all(0 <= i < kw["num_layers"] for i in kw["global_layers"]):
+            found.append(f"global_layers must be numbers from 0 to {kw['num_layers'] - 1}, got {kw['global_layers']}")
+    if kw["local_rope_theta"] is not None and (kw["position"] != "rotary" or kw["window"] is None):
+        found.append('local_rope_theta is for layers with a window and position="rotary"')
     scaling = dict(kw["rope_scaling"] or {})
     if scaling:
         if kw["position"] != "rotary":
@@ -149,13 +157,16 @@ class Decoder(nn.Module):
     head_dim: int | None = None  # None: width / num_heads
     width: int = 128
     mlp_dim: int | None = None  # None: 4 * width, or 8/3 of it in a gated MLP (as many parameters), rounded up to a multiple of 32
-    norm: Literal["layer", "rms"] = "layer"
+    norm: Literal["layer", "rms", "rms_plus_one"] = "layer"  # rms_plus_one: times 1 + scale (Gemma)
     norm_position: Literal["pre", "post", "sandwich"] = "pre"
     norm_epsilon: float = 1e-5
-    position: Literal["learned", "sinusoidal", "rotary", "alibi", "t5", "none"] = "learned"
+    position: Literal["learned", "sinusoidal", "sinusoidal_paper", "rotary", "alibi", "t5", "none"] = "learned"
+    num_positions: int | None = None  # of a learned table; None: as many as max_length
     rope_theta: float = 10000.0
     rope_scaling: dict | None = None  # {"type": "linear" | "ntk" | "yarn" | "llama3", "factor": ...}, see ops/rotary.py
     window: int | None = None  # each token sees itself and window - 1 before it
+    global_layers: tuple[int, ...] = ()  # numbers of layers that see everything all the same (Gemma 2 and 3); not of scanned layers
+    local_rope_theta: float | None = None  # of the layers with a window, without rope_scaling (Gemma 3); None: as all others
     qk_norm: bool = False
     attention_softcap: float | None = None
     logits_softcap: float | None = None
@@ -181,10 +192,10 @@ class Decoder(nn.Module):
 
     def setup(self):
         stddev, dtype = self.init_stddev, self.dtype
-        self.decoder = Stack(parts.make_block(self, causal=True, cross_attention=True), self.num_layers, self.scan_layers, self.remat)
+        self.decoder = parts.make_stack(self, causal=True, cross_attention=True)
         self.token_embedding = parts.make_embedding(self, self.vocab_size)
         if self.position == "learned":
-            self.position_embedding = Embedding(self.max_length, self.width, stddev, dtype)
+            self.position_embedding = Embedding(self.num_positions or self.max_length, self.width, stddev, dtype)
         if self.position == "t5":
             self.position_bias = self.param("position_bias", normal(stddev), (parts.NUM_BUCKETS, self.num_heads), jnp.float32)
         if self.embedding_norm:
@@ -220,8 +231,8 @@ class Decoder(nn.Module):
         if memory is not None and not self.reads_memory:
             raise ValueError("a decoder-only model has no cross-attention: memory must be None")
         length = tokens_BT.shape[1]
-        if self.position == "learned" and cache is None and positions_BT is None and length > self.max_length:
-            raise ValueError(f"{length} tokens exceed the {self.max_length} learned positions")
+        if self.position == "learned" and cache is None and positions_BT is None and length > (self.num_positions or self.max_length):
+            raise ValueError(f"{length} tokens exceed the {self.num_positions or self.max_length} learned positions")
         if cache is not None and segments_BT is None:
             segments_BT = jnp.ones(tokens_BT.shape, jnp.int32)
         if positions_BT is None:
@@ -229,6 +240,8 @@ class Decoder(nn.Module):
         if segments_BT is not None:
             # whatever stands in padding, a wild index included, must not become a NaN that masks cannot stop
             tokens_BT, positions_BT = (jnp.where(segments_BT == 0, 0, x) for x in (tokens_BT, positions_BT))
+        if memory is not None and memory.prepared is None:
+            memory = memory.without_padding()
         context, cache = self._context(positions_BT, segments_BT, cache)
         context = context.replace(prefix_BT=prefix_BT, memory=memory, deterministic=deterministic)
 
@@ -261,7 +274,7 @@ class Decoder(nn.Module):
 
         A memory that is not prepared works as well: each call then works them out for itself, layer by layer, as training does.
         """
-        return memory.replace(prepared=self.decoder.prepare(memory.values_BSD))
+        return memory.replace(prepared=self.decoder.prepare(memory.without_padding().values_BSD))
 
     def unembed(self, hidden_BTD: jax.Array, embedding: Embedding | None = None) -> jax.Array:
         """Returns float32 logits_BTV of the hidden states that `return_hidden` gives."""
@@ -279,8 +292,8 @@ class Decoder(nn.Module):
 
     def init_cache(self, batch_size: int, max_length: int) -> dict:
         """Returns an empty cache for `max_length` entries a row; needs no parameters."""
-        if self.position == "learned" and max_length > self.max_length:
-            raise UserError(f"a context of {max_length} tokens exceeds the {self.max_length} learned positions of this model.")
+        if self.position == "learned" and max_length > (most := self.num_positions or self.max_length):
+            raise UserError(f"a context of {max_length} tokens exceeds the {most} learned positions of this model.")
         heads = self.num_kv_heads or self.num_heads
 
         def layer(*layers: int) -> dict:

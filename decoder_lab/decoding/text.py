@@ -1,5 +1,6 @@
 """Ids to text on the host: stop strings, and printing text as it grows without breaking characters or showing half a stop string."""
 
+import itertools
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,10 +10,14 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer's decode puts wher
 
 
 def decode_fn(tokenizer: Any) -> Decode:
-    """Returns ids -> text of a tokenizer, without its end of text, and without ids that a task added above its vocabulary."""
+    """Returns ids -> text of a tokenizer, without its end of text, and without ids that a task added above its vocabulary.
+
+    What stands between two ends of text is a text of its own, decoded alone: words of one text do not get a space for the other's sake.
+    """
 
     def decode(ids):
-        return tokenizer.decode([i for i in ids if i != tokenizer.eos_id and i < tokenizer.vocab_size])
+        texts = itertools.groupby((i for i in ids if i < tokenizer.vocab_size), key=lambda i: i == tokenizer.eos_id)
+        return "".join(tokenizer.decode(list(text)) for is_end, text in texts if not is_end)
 
     return decode
 

@@ -13,7 +13,6 @@ from decoder_lab.layers.embedding import Embedding
 from decoder_lab.layers.initialization import normal
 from decoder_lab.layers.linear import Linear
 from decoder_lab.layers.memory import Memory
-from decoder_lab.layers.transformer import Stack
 from decoder_lab.ops import masks
 
 # parameters without a pooler, at vocabulary 30522 and length 512; a pooler has width * (width + 1) more
@@ -106,7 +105,7 @@ VARIANTS = {
         dropout=0.1,
     ),
     "marian": dict(
-        num_layers=6, num_heads=8, width=512, mlp_dim=2048, norm_position="post", position="sinusoidal", mlp="silu",
+        num_layers=6, num_heads=8, width=512, mlp_dim=2048, norm_position="post", position="sinusoidal_paper", mlp="silu",
         scale_embeddings=True, embedding_stddev=0.0442, dropout=0.1,
     ),
 }  # fmt: skip
@@ -116,7 +115,7 @@ def problems(kw) -> list[str]:
     """Returns what is wrong with the fields taken together, one sentence each."""
     found = []
     heads, kv_heads, width = kw["num_heads"], kw["num_kv_heads"], kw["width"]
-    for name in ("num_layers", "num_heads", "num_kv_heads", "head_dim", "width", "mlp_dim", "window"):
+    for name in ("num_layers", "num_heads", "num_kv_heads", "head_dim", "width", "mlp_dim", "window", "num_positions"):
         if kw[name] is not None and kw[name] < 1:
             found.append(f"{name} must be at least 1, got {kw[name]}")
     if found:
@@ -128,8 +127,8 @@ def problems(kw) -> list[str]:
         found.append(f"num_heads {heads} is not divisible by num_kv_heads {kv_heads}")
     if kw["position"] == "rotary" and (kw["head_dim"] or width // heads) % 2:
         found.append(f'position="rotary" needs an even head_dim, got {kw["head_dim"] or width // heads}')
-    if kw["position"] == "sinusoidal" and width % 2:
-        found.append(f'position="sinusoidal" needs an even width, got {width}')
+    if kw["position"] in ("sinusoidal", "sinusoidal_paper") and width % 2:
+        found.append(f'position="{kw["position"]}" needs an even width, got {width}')
     if kw["rope_scaling"] and kw["position"] != "rotary":
         found.append(f'rope_scaling needs position="rotary", got "{kw["position"]}"')
     if kw["num_types"] < 0:
@@ -162,12 +161,13 @@ class Encoder(nn.Module):
     head_dim: int | None = None  # None: width / num_heads
     width: int = 128
     mlp_dim: int | None = None  # None: 4 * width, or 8/3 of it in a gated MLP (as many parameters), rounded up to a multiple of 32
-    norm: Literal["layer", "rms"] = "layer"
+    norm: Literal["layer", "rms", "rms_plus_one"] = "layer"  # rms_plus_one: times 1 + scale (Gemma)
     norm_position: Literal["pre", "post", "sandwich"] = "pre"
     norm_epsilon: float = 1e-5
     embedding_norm: bool = False  # a norm after the embeddings (BERT, BART)
     num_types: int = 0  # of token types (BERT has 2); 0: there are none
-    position: Literal["learned", "sinusoidal", "rotary", "alibi", "t5", "none"] = "learned"
+    position: Literal["learned", "sinusoidal", "sinusoidal_paper", "rotary", "alibi", "t5", "none"] = "learned"
+    num_positions: int | None = None  # of a learned table; None: as many as max_length
     rope_theta: float = 10000.0
     rope_scaling: dict | None = None  # {"type": "linear" | "ntk" | "yarn" | "llama3", "factor": ...}, see ops/rotary.py
     window: int | None = None  # each token sees itself and window - 1 to either side
@@ -190,10 +190,10 @@ class Encoder(nn.Module):
     embedding_stddev: float | None = None  # None: init_stddev
 
     def setup(self):
-        self.stack = Stack(parts.make_block(self, causal=False, cross_attention=False), self.num_layers, self.scan_layers, self.remat)
+        self.stack = parts.make_stack(self, causal=False, cross_attention=False)
         self.token_embedding = parts.make_embedding(self, self.vocab_size)
         if self.position == "learned":
-            self.position_embedding = Embedding(self.max_length, self.width, self.init_stddev, self.dtype)
+            self.position_embedding = Embedding(self.num_positions or self.max_length, self.width, self.init_stddev, self.dtype)
         if self.position == "t5":
             self.position_bias = self.param("position_bias", normal(self.init_stddev), (parts.NUM_BUCKETS, self.num_heads), jnp.float32)
         if self.num_types:
@@ -224,8 +224,8 @@ class Encoder(nn.Module):
         length = tokens_BS.shape[1]
         if types_BS is not None and not self.num_types:
             raise ValueError("this encoder has no token types: set num_types, or give types_BS=None")
-        if self.position == "learned" and positions_BS is None and length > self.max_length:
-            raise ValueError(f"{length} tokens exceed the {self.max_length} learned positions")
+        if self.position == "learned" and positions_BS is None and length > (self.num_positions or self.max_length):
+            raise ValueError(f"{length} tokens exceed the {self.num_positions or self.max_length} learned positions")
         if positions_BS is None:
             positions_BS = jnp.arange(length, dtype=jnp.int32)[None] if segments_BS is None else masks.positions_in_segments(segments_BS)
         if segments_BS is not None:

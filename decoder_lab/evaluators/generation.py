@@ -2,18 +2,19 @@
 
 import dataclasses
 import functools
+import importlib.util
 import json
 from typing import Any, Literal
 
 import numpy as np
 
-from decoder_lab.core.errors import UserError, unknown
+from decoder_lab.core.errors import UserError
 from decoder_lab.decoding.batches import generate_all
 from decoder_lab.decoding.generate import Generation, Generator
 from decoder_lab.decoding.settings import Beam, Sampling
 from decoder_lab.metrics import text as metrics
 
-METRICS = ("bleu", "tokenised_bleu", "chrf", "chrf++", "rouge", "exact_match", "token_accuracy")
+PACKAGES = {"rouge": "rouge_score", **dict.fromkeys(("bleu", "tokenised_bleu", "chrf", "chrf++"), "sacrebleu")}  # that scores need
 
 
 @dataclasses.dataclass
@@ -32,6 +33,7 @@ class Evaluator:
       limit: items that are used, evenly spread over the split; None is all of them.
       metrics: which scores.
       tokenize: of bleu: "13a" for text as it is written, "zh" for Chinese, "none" where it is tokenised already.
+      characters: of rouge: each Chinese, Japanese or Korean character is a word; False leaves them out.
       lowercase: of bleu and chrf: capitals count as small letters.
       beam_size: 1 takes the most probable token, or samples with a temperature; more searches.
       length_penalty, length_norm, coverage_penalty: of the beam, see `decoding.settings.Beam`.
@@ -48,8 +50,9 @@ class Evaluator:
     context: Any
     split: Literal["train", "validation", "test"] = "validation"
     limit: int | None = None
-    metrics: tuple[str, ...] = ("bleu", "chrf")
+    metrics: tuple[Literal["bleu", "tokenised_bleu", "chrf", "chrf++", "rouge", "exact_match", "token_accuracy"], ...] = ("bleu", "chrf")
     tokenize: Literal["13a", "zh", "intl", "char", "none"] = "13a"
+    characters: bool = False
     lowercase: bool = False
     beam_size: int = 1
     length_penalty: float = 0.0
@@ -67,9 +70,10 @@ class Evaluator:
     name: str = ""
 
     def __post_init__(self):
-        for name in self.metrics:
-            if name not in METRICS:
-                raise UserError(unknown("evaluator generation: metric", name, METRICS))
+        lacking = {name: PACKAGES[name] for name in self.metrics if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None}
+        if lacking:
+            packages = " ".join(dict.fromkeys(lacking.values()))
+            raise UserError(f"evaluator generation: {', '.join(lacking)} needs what is not installed: pip install {packages}")
 
     @functools.cached_property
     def _generator(self) -> Generator:
@@ -101,7 +105,8 @@ class Evaluator:
         references = [list(raw.get("references") or [raw["target"]]) for raw in items]
         if self.save:
             self._save(int(state.step), numbers, items, references, texts)
-        found, signatures = score(self.metrics, [x.text for x in texts], references, self.tokenize, self.lowercase)
+        how = (self.tokenize, self.lowercase, self.characters)
+        found, signatures = score(self.metrics, [x.text for x in texts], references, *how)
         found["cut"] = sum(x.reason == "length" for x in texts) / len(texts)  # share of texts that did not end by themselves
         found["length"] = float(np.mean([len(x.tokens) for x in texts]))
         if signatures:
@@ -134,6 +139,8 @@ def problems(kw) -> list[str]:
     found = [f"{name}: got {kw[name]}, expected 1 or more." for name in ("beam_size", "num_tokens", "batch_size") if kw[name] < 1]
     if kw["limit"] is not None and kw["limit"] < 1:
         found.append(f"limit: got {kw['limit']}, expected 1 or more.")
+    if kw["characters"] and "rouge" not in kw["metrics"]:
+        found.append(f"characters is of rouge, which is not among the metrics {', '.join(kw['metrics'])}.")
     if kw["beam_size"] == 1 and (kw["length_penalty"] or kw["coverage_penalty"]):
         found.append("length_penalty and coverage_penalty are of beam search: set beam_size above 1.")
     if kw["beam_size"] > 1 and kw["temperature"]:
@@ -146,7 +153,7 @@ def problems(kw) -> list[str]:
 
 
 def score(
-    names: tuple[str, ...], texts: list[str], references: list[list[str]], tokenize: str, lowercase: bool
+    names: tuple[str, ...], texts: list[str], references: list[list[str]], tokenize: str, lowercase: bool, characters: bool = False
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Returns ({score: number}, {score: sacrebleu's signature})."""
     how = {
@@ -161,7 +168,7 @@ def score(
     signatures = {}
     for name in names:
         if name == "rouge":
-            found |= metrics.rouge(texts, references)
+            found |= metrics.rouge(texts, references, characters=characters)
             continue
         value = how[name]()
         if isinstance(value, metrics.Score):

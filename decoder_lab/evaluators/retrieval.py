@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from decoder_lab.core.errors import UserError
 from decoder_lab.metrics import retrieval as metrics
 
 
@@ -32,6 +33,8 @@ class Evaluator:
     def run(self, state: Any) -> dict[str, float]:
         """Returns {name: number}."""
         pairs = self.context.predictions(self.split, state, limit=self.limit, batch_size=self.batch_size)
+        if not all(isinstance(made, dict) and {"source", "target"} <= made.keys() for _, made in pairs):
+            raise UserError("evaluator retrieval: the task makes no vectors of a source and a target; use it with task retrieval.")
         vectors = {side: np.array([vectors[side] for _, vectors in pairs], np.float32) for side in ("source", "target")}
         found = {}
         for prefix, query, answer in (("", "source", "target"), ("back_", "target", "source")):

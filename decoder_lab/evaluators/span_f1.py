@@ -12,7 +12,7 @@ class Evaluator:
     """Tags a split and compares with the raw items, so words that do not fit into one row and tags that are new to the model count too.
 
     All numbers are percentages, as conlleval prints them: precision, recall, f1, tag_accuracy, sentence_accuracy (all tags of a sentence
-    right; of a joint model the intent too) and intent_accuracy.
+    right; of a joint model the intent too, where the item has one) and intent_accuracy (of the items that have one).
 
     Attributes:
       context: given by the lab.
@@ -42,9 +42,12 @@ class Evaluator:
         tags = [made["tags"] if joint else made for _, made in pairs]
         scores = metrics.scores(gold, tags)
         if joint:
-            right = [raw["label"] == made["label"] for raw, made in pairs]
-            whole = [ok and a == b for ok, a, b in zip(right, gold, tags, strict=True)]
-            scores |= {"intent_accuracy": 100 * sum(right) / len(right), "sentence_accuracy": 100 * sum(whole) / len(whole)}
+            known = [raw.get("label") is not None for raw, _ in pairs]
+            right = [raw["label"] == made["label"] if has else None for has, (raw, made) in zip(known, pairs, strict=True)]
+            whole = [ok is not False and a == b for ok, a, b in zip(right, gold, tags, strict=True)]
+            scores["sentence_accuracy"] = 100 * sum(whole) / len(whole)
+            if any(known):
+                scores["intent_accuracy"] = 100 * right.count(True) / sum(known)
         return scores | ({"report": report(metrics.count(gold, tags))} if self.table else {})
 
 

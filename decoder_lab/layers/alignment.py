@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from decoder_lab.layers.initialization import normal
 from decoder_lab.layers.weights import Weights
 from decoder_lab.ops import alignment as ops
+from decoder_lab.ops import masks
 
 Kind = Literal["additive", "dot", "general", "concat", "scaled_dot"]
 PROJECTED = ("additive", "concat", "scaled_dot")  # queries and keys both go through kernels of their own
@@ -121,7 +122,7 @@ def attend_fn(kind: Kind, window: int | None, predict_centre: bool, dtype) -> Ca
                 centre_BT = ops.predicted_centre(logits_BT, jnp.sum(mask_BTS, axis=-1))
                 factor_BTS = ops.gaussian(centre_BT, k_positions_BS, window)
             mask_BTS = mask_BTS & ops.local_window(centre_BT, k_positions_BS, window)
-        weights_BTS = ops.masked_softmax(logits_BTS, mask_BTS)
+        weights_BTS = masks.softmax(logits_BTS, mask_BTS)
         if factor_BTS is not None:
             weights_BTS = weights_BTS * factor_BTS
         return jnp.einsum("BTS,BSD->BTD", weights_BTS.astype(dtype), values_BSD.astype(dtype)), weights_BTS

@@ -13,9 +13,11 @@ from decoder_lab.core.errors import UserError, unknown
 from decoder_lab.layers.initialization import normal
 from decoder_lab.layers.linear import Linear
 from decoder_lab.layers.memory import Memory
-from decoder_lab.layers.norm import Norm
+from decoder_lab.layers.norm import Kind, Norm
 from decoder_lab.ops import alignment, position_bias, rotary
 from decoder_lab.ops import attention as ops
+
+PREFIX = ("prefix_key", "prefix_value")  # learned [P, K, H] that every query reads besides, where an adapter put them
 
 Score = Literal["scaled_dot", "dot", "general", "additive", "concat"]
 
@@ -30,6 +32,7 @@ class Context:
     q_segments_BT: jax.Array | None = None
     k_segments_BS: jax.Array | None = None
     rotary_tables: tuple[jax.Array, jax.Array] | None = None  # sin_BTP, cos_BTP
+    local_rotary_tables: tuple[jax.Array, jax.Array] | None = None  # of layers with a window, where they have their own
     bias_table: jax.Array | None = None  # ALiBi's slopes_N, or T5's table_CN
     bias_kind: Literal["alibi", "t5", "t5_bidirectional"] | None = struct.field(pytree_node=False, default=None)
     index: jax.Array | None = None  # scalar: where in the cache this call writes; None without a cache
@@ -65,6 +68,7 @@ class Attention(nn.Module):
     use_bias: bool = True
     qkv_bias: bool = True
     qk_norm: bool = False
+    norm: Kind = "rms"  # of queries and keys
     window: int | None = None
     softcap: float | None = None
     scale: float | None = None  # of the products; None: head_dim ** -0.5
@@ -89,10 +93,12 @@ class Attention(nn.Module):
 
         q_BTNH, k_BTKH, v_BTKH = heads("query", self.num_heads), heads("key", self.num_kv_heads), heads("value", self.num_kv_heads)
         if self.qk_norm:
-            q_BTNH = Norm("rms", epsilon=self.norm_epsilon, dtype=self.dtype, name="query_norm")(q_BTNH)
-            k_BTKH = Norm("rms", epsilon=self.norm_epsilon, dtype=self.dtype, name="key_norm")(k_BTKH)
-        if context.rotary_tables is not None:
-            q_BTNH, k_BTKH = (rotary.rotate(x, *context.rotary_tables) for x in (q_BTNH, k_BTKH))
+            q_BTNH = Norm(self.norm, epsilon=self.norm_epsilon, dtype=self.dtype, name="query_norm")(q_BTNH)
+            k_BTKH = Norm(self.norm, epsilon=self.norm_epsilon, dtype=self.dtype, name="key_norm")(k_BTKH)
+        own = self.window is not None and context.local_rotary_tables is not None
+        tables = context.local_rotary_tables if own else context.rotary_tables
+        if tables is not None:
+            q_BTNH, k_BTKH = (rotary.rotate(x, *tables) for x in (q_BTNH, k_BTKH))
         rules = dict(
             window=self.window,
             softcap=self.softcap,
@@ -101,6 +107,8 @@ class Attention(nn.Module):
             score_fn=score_fn(self, self.score, self.num_heads, self.head_dim),
         )
         attend = functools.partial(ops.attention, **rules, implementation=self.implementation)
+        if self.has_variable("params", PREFIX[0]):
+            attend = functools.partial(_prefixed, [self.get_variable("params", name) for name in PREFIX], rules)
         if cache is None:
             random = {}
             if self.dropout and not context.deterministic:
@@ -119,6 +127,11 @@ class Attention(nn.Module):
             sow_weights(self, lambda: ops.weights(q_BTNH, _read(cache["key"], layer), **rules, **_among_cached(context)))
         out_BTF = out_BTNH.reshape(batch, length, self.num_heads * self.head_dim)
         return Linear(width, self.use_bias, self.out_stddev, self.dtype, name="out")(out_BTF), cache
+
+
+def _prefixed(learned: list[jax.Array], rules: dict, q_BTNH, k_BSKH, v_BSKH, **among) -> jax.Array:
+    """Attention that also reads learned keys and values."""
+    return ops.prefixed(q_BTNH, k_BSKH, v_BSKH, *learned, **rules, **among)
 
 
 def score_fn(module: nn.Module, kind: Score, num_heads: int, head_dim: int) -> ops.ScoreFn | None:

@@ -18,9 +18,12 @@ from decoder_lab.layers.alignment import Alignment, attend_fn
 from decoder_lab.layers.memory import Memory
 from decoder_lab.layers.recurrent import (
     Cell,
+    Output,
+    Starts,
     Steps,
     TimeDropout,
     begin,
+    begun,
     hold,
     input_gates,
     marks,
@@ -77,6 +80,8 @@ class AttentiveRecurrent(nn.Module):
 
     def setup(self):
         self.layers = [Cell(self.cell, self.width, self.forget_bias) for _ in range(self.num_layers)]
+        self.starts = [Starts(self.cell, self.width) for _ in range(self.num_layers)]
+        self.outputs = [Output() for _ in range(self.num_layers)]
         self.start = bridge.Bridge(self.bridge, self.cell, self.width, self.num_layers)
         self.between = [TimeDropout(self.dropout, self.variational) for _ in range(self.num_layers - 1)]
         if self.kind != "none":
@@ -87,7 +92,8 @@ class AttentiveRecurrent(nn.Module):
 
     def prepare(self, memory: Memory) -> Memory:
         """Returns the memory with projected keys (or the summary) and the states to begin with; states are dropped, padding is zero."""
-        values_BSD = jnp.where((memory.segments_BS != 0)[:, :, None], memory.values_BSD, 0.0).astype(self.dtype)
+        memory = memory.without_padding()
+        values_BSD = memory.values_BSD.astype(self.dtype)
         memory = memory.replace(values_BSD=values_BSD)
         prepared = {"start": self.start(memory)}
         if self.kind != "none":
@@ -111,6 +117,8 @@ class AttentiveRecurrent(nn.Module):
         if memory is not None:
             document_BT, _ = masks.readable(document_BT, memory.segments_BS)
         start = _starts(document_BT, memory)
+        if any(learned := [layer() for layer in self.starts]):
+            start = tuple(begun(w, None if start is None else start[i], length, batch) for i, w in enumerate(learned))
         read = self._empty_cache(batch) if cache is None else cache
         states, feed = read["states"], read.get("feed")
         if steps is None and start is not None:
@@ -142,7 +150,7 @@ class AttentiveRecurrent(nn.Module):
             begins = None if start is None else start[i]
             state, after = run(self.cell, layer(x_TBE.shape[-1]), x_TBE, states[i], steps=steps, start=begins, dtype=self.dtype)
             new_states.append(state)
-            x_TBE = after[-1].astype(self.dtype)
+            x_TBE = self.outputs[i](after[-1].astype(self.dtype))
         state_BTW, attentional_BTR = x_TBE.transpose(1, 0, 2), None
         if memory is not None and self.kind != "none":
             where = dict(q_positions_BT=positions_BT, k_positions_BS=memory.prepared.get("positions"))
@@ -183,6 +191,8 @@ class AttentiveRecurrent(nn.Module):
             step, self.dtype, False, kernels, addends, constants, (states, feed), xs
         )
         self.attention.record(weights.transpose(1, 0, 2))
+        # of what is read out only the last part is a place: inside the scan no module can be called
+        state, attentional = (self.outputs[-1](state), None) if attentional is None else (state, self.outputs[-1](attentional))
         outputs = (None if x is None else x.transpose(1, 0, 2).astype(self.dtype) for x in (state, context, attentional))
         return Reading(*outputs), states, feed
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from decoder_lab.layers.memory import Memory
 from decoder_lab.layers.recurrent import has_several
 from decoder_lab.layers.weights import Weights
-from decoder_lab.ops import alignment
+from decoder_lab.ops import masks
 from decoder_lab.ops.recurrent import NUM_STATES
 from decoder_lab.ops.recurrent import Kind as Cell
 
@@ -30,8 +30,8 @@ def summary(memory: Memory) -> tuple[jax.Array, jax.Array]:
     values_BSD = memory.values_BSD.astype(jnp.float32)
     same_BSS = (memory.segments_BS[:, :, None] == memory.segments_BS[:, None, :]) & real_BS[:, None, :]
     zeros_BSS = jnp.zeros(same_BSS.shape, jnp.float32)
-    means_BSD = jnp.einsum("BTS,BSD->BTD", alignment.masked_softmax(zeros_BSS, same_BSS), values_BSD)
-    weights_BS = alignment.masked_softmax(zeros_BSS[:, 0], real_BS)
+    means_BSD = jnp.einsum("BTS,BSD->BTD", masks.softmax(zeros_BSS, same_BSS), values_BSD)
+    weights_BS = masks.softmax(zeros_BSS[:, 0], real_BS)
     return jnp.einsum("BS,BSD->BD", weights_BS, values_BSD), means_BSD
 
 

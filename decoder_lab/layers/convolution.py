@@ -1,7 +1,8 @@
 """Convolutions over time that read neither padding nor another document, forward-looking or causal, with an explicit cache.
 
 A row is cut into documents by its segments (1, 2, ...; 0 is padding): what lies outside the document of an output position counts as zero,
-exactly as what lies outside the row. So padding never changes a value, wherever it stands and whatever it holds.
+exactly as what lies outside the row. So padding to the left or right of a document never changes a value, whatever it holds. Padding inside
+a document takes up room in windows, as zeros: there a convolution sees a gap.
 """
 
 import math

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from decoder_lab.layers.attention import Context, Score, score_fn, sow_weights
 from decoder_lab.layers.linear import Linear
-from decoder_lab.layers.norm import Norm
+from decoder_lab.layers.norm import Kind, Norm
 from decoder_lab.ops import attention as ops
 from decoder_lab.ops import masks
 
@@ -16,9 +16,10 @@ from decoder_lab.ops import masks
 class CrossAttention(nn.Module):
     """Queries from x_BTD, keys and values from `context.memory` (Vaswani et al. 2017, section 3.2.3).
 
-    Padding of the memory is read by nobody; where a row of it holds several documents (segments 1, 2, ...), target document k reads memory
-    document k, else every target reads the whole row. A target with nothing to read gets zeros (and the bias of `out`), with finite
-    gradients. No positions enter. The weights_BNTS are sown as "weights" where the collection "attention" is mutable.
+    Padding of the memory is read by nobody, but must be finite (`Memory.without_padding`). Where a row of it holds several documents
+    (segments 1, 2, ...), target document k reads memory document k, else every target reads the whole row. A target with nothing to read
+    gets zeros (and the bias of `out`), with finite gradients. No positions enter. The weights_BNTS are sown as "weights" where the
+    collection "attention" is mutable.
     """
 
     width: int
@@ -28,6 +29,7 @@ class CrossAttention(nn.Module):
     use_bias: bool = True
     qkv_bias: bool = True
     qk_norm: bool = False
+    norm: Kind = "rms"  # of queries and keys
     softcap: float | None = None
     scale: float | None = None
     score: Score = "scaled_dot"
@@ -45,7 +47,7 @@ class CrossAttention(nn.Module):
         self.value = heads(self.num_kv_heads * self.head_dim)
         self.out = Linear(self.width, self.use_bias, self.out_stddev, self.dtype)
         if self.qk_norm:
-            self.query_norm, self.key_norm = (Norm("rms", epsilon=self.norm_epsilon, dtype=self.dtype) for _ in range(2))
+            self.query_norm, self.key_norm = (Norm(self.norm, epsilon=self.norm_epsilon, dtype=self.dtype) for _ in range(2))
         self._score_fn = score_fn(self, self.score, self.num_heads, self.head_dim)
 
     def prepare(self, values_BSD: jax.Array) -> dict[str, jax.Array]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 
@@ -26,3 +27,11 @@ class Memory:
     prepared: Any = None
     embeddings_BSD: jax.Array | None = None
     segment_states: tuple = ()
+
+    def without_padding(self) -> "Memory":
+        """Returns the memory with zeros for the values and embeddings of padding, which may be NaN: times a weight of 0 that stays one."""
+
+        def real(x_BSD):
+            return None if x_BSD is None else jnp.where((self.segments_BS != 0)[..., None], x_BSD, jnp.zeros((), x_BSD.dtype))
+
+        return self.replace(values_BSD=real(self.values_BSD), embeddings_BSD=real(self.embeddings_BSD))

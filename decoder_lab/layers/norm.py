@@ -7,13 +7,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Kind = Literal["layer", "rms"]
+Kind = Literal["layer", "rms", "rms_plus_one"]
 
 
 class Norm(nn.Module):
     """Layer norm (Ba et al. 2016) or RMS norm (Zhang & Sennrich 2019, no mean) with a learned scale; the result has dtype `dtype`.
 
-    Layer norm has a learned bias if `use_bias`; RMS norm never has one.
+    Layer norm has a learned bias if `use_bias`; RMS norm never has one. "rms_plus_one" multiplies by 1 + scale, which begins at zero (Gemma).
     """
 
     kind: Kind = "layer"
@@ -23,7 +23,9 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        plus_one = self.kind == "rms_plus_one"
+        scale = self.param("scale", nn.initializers.zeros if plus_one else nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        scale = 1.0 + scale if plus_one else scale
         y = _scaled(x, scale, self.kind == "layer", self.epsilon)
         if self.kind == "layer" and self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)[(None,) * (x.ndim - 1)]

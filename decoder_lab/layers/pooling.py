@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from decoder_lab.layers.linear import Linear
+from decoder_lab.ops import masks
 
 Kind = Literal["mean", "max", "first", "last", "attention", "max_mean"]
-MASKED = -1e30  # a logit that no real one comes near, finite so that its gradient is
 
 
 def mean(values_BSD: jax.Array, segments_BS: jax.Array) -> jax.Array:
@@ -44,9 +44,7 @@ def last(values_BSD: jax.Array, segments_BS: jax.Array) -> jax.Array:
 
 def weighted(values_BSD: jax.Array, segments_BS: jax.Array, logits_BS: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns (pooled_BD, float32 weights_BS): the mean under the softmax of the logits over the real positions."""
-    real_BS = segments_BS != 0
-    weights_BS = jax.nn.softmax(jnp.where(real_BS, logits_BS.astype(jnp.float32), MASKED), axis=1)
-    weights_BS = jnp.where(real_BS, weights_BS, 0.0)
+    weights_BS = masks.softmax(logits_BS, segments_BS != 0)
     pooled_BD = jnp.einsum("BS,BSD->BD", weights_BS, _real(values_BSD, segments_BS))
     return pooled_BD.astype(values_BSD.dtype), weights_BS
 

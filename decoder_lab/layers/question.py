@@ -6,8 +6,7 @@ import jax.numpy as jnp
 
 from decoder_lab.layers.initialization import normal
 from decoder_lab.layers.linear import Linear
-
-MASKED = -1e30  # a logit that no real one comes near, finite so that its gradient is
+from decoder_lab.ops import masks
 
 
 def features_of(tokens_BS: jax.Array, types_BS: jax.Array, question_BQ: jax.Array) -> jax.Array:
@@ -55,15 +54,9 @@ class AttentionFlow(nn.Module):
         of_u_BQ = jnp.einsum("BQD,D->BQ", u_BQD, weights_3D[1], preferred_element_type=jnp.float32)
         both_BSQ = jnp.einsum("BSD,BQD->BSQ", h_BSD * weights_3D[2][None, None], u_BQD, preferred_element_type=jnp.float32)
         similarity_BSQ = both_BSQ + of_h_BS[:, :, None] + of_u_BQ[:, None]
-        to_question_BSQ = masked_softmax(similarity_BSQ, question_BQ[:, None]).astype(self.dtype)
+        to_question_BSQ = masks.softmax(similarity_BSQ, question_BQ[:, None]).astype(self.dtype)
         asked_BSD = jnp.einsum("BSQ,BQD->BSD", to_question_BSQ, u_BQD)
-        most_BS = jnp.max(jnp.where(question_BQ[:, None], similarity_BSQ, MASKED), axis=2)
-        to_context_BS = masked_softmax(most_BS, context_BS).astype(self.dtype)
+        most_BS = jnp.max(jnp.where(question_BQ[:, None], similarity_BSQ, masks.MASKED), axis=2)
+        to_context_BS = masks.softmax(most_BS, context_BS).astype(self.dtype)
         asked_for_BD = jnp.einsum("BS,BSD->BD", to_context_BS, h_BSD)
         return jnp.concatenate([h_BSD, asked_BSD, h_BSD * asked_BSD, h_BSD * asked_for_BD[:, None]], axis=-1)
-
-
-def masked_softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns the softmax over the last axis where the mask, of the same rank, is True; zeros elsewhere, also where a row has nothing."""
-    weights = jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1)
-    return jnp.where(mask, weights, 0.0)

@@ -140,6 +140,34 @@ def zero_state(kind: Kind, batch: int, width: int) -> State:
     return tuple(jnp.zeros((batch, width), jnp.float32) for _ in range(ops.NUM_STATES[kind]))
 
 
+class Output(nn.Module):
+    """What a layer puts out, as it is: a place with a name and without parameters, where adapters act."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x
+
+
+class Starts(nn.Module):
+    """The state that texts begin with where it is learned, one [W] for each part of the state; None: it is not, it has no parameters."""
+
+    kind: Kind
+    width: int
+
+    @nn.compact
+    def __call__(self) -> State | None:
+        return None
+
+
+def begun(learned: State | None, start: State | None, length: int, batch: int) -> State | None:
+    """Returns what documents begin with, [T, B, W]: `start`, None being zeros, plus what is learned."""
+    if learned is None:
+        return start
+    shape = (length, batch, learned[0].shape[0])
+    start = tuple(jnp.zeros(shape, jnp.float32) for _ in learned) if start is None else start
+    return tuple(s + w[None, None] for s, w in zip(start, learned, strict=True))
+
+
 class TimeDropout(nn.Module):
     """Dropout of x_TBD; `variational`: the same mask at every time (Gal & Ghahramani 2016). Keys come from the stream "dropout"."""
 
@@ -196,13 +224,16 @@ class Recurrent(nn.Module):
                 x_SBI = TimeDropout(self.dropout, self.variational, name=f"dropout_{i}")(x_SBI, deterministic)
             found = []
             for reverse in directions:
-                weights = Cell(self.cell, self.width, self.forget_bias, name=f"{'backward' if reverse else 'forward'}_{i}")(x_SBI.shape[-1])
-                zeros = zero_state(self.cell, batch, self.width)
-                final, states = run(self.cell, weights, x_SBI, zeros, steps=steps[reverse], reverse=reverse, dtype=self.dtype)
+                name = f"{'backward' if reverse else 'forward'}_{i}"
+                weights = Cell(self.cell, self.width, self.forget_bias, name=name)(x_SBI.shape[-1])
+                start = begun(Starts(self.cell, self.width, name=f"start_{name}")(), None, x_SBI.shape[0], batch)
+                state = zero_state(self.cell, batch, self.width) if start is None else tuple(s[0] for s in start)
+                start = None if steps[reverse] is None else start
+                final, states = run(self.cell, weights, x_SBI, state, steps=steps[reverse], start=start, reverse=reverse, dtype=self.dtype)
                 found.append((final, states, _of_segments(final, states, segments_BS, reverse)))
             finals.append(_joined([f[0] for f in found]))
             of_segments.append(_joined([f[2] for f in found]))
-            x_SBI = jnp.concatenate([f[1][-1].astype(self.dtype) for f in found], axis=-1)
+            x_SBI = Output(name=f"output_{i}")(jnp.concatenate([f[1][-1].astype(self.dtype) for f in found], axis=-1))
         return Sequence(x_SBI.transpose(1, 0, 2), tuple(finals), tuple(of_segments))
 
 

@@ -73,13 +73,17 @@ def best_tags(scores: Scores, words_BW: jax.Array, allowed: Transitions | None =
     return crf.viterbi(scores.emissions_BWC, words_BW, crf.constrained(transitions, allowed))[0]
 
 
-def of_tokens(features_BWE: jax.Array, starts_BW: jax.Array, words_BW: jax.Array, length: int) -> jax.Array:
-    """Returns features_BSE: for every token those of the word that it is a piece of, zeros where there is no word."""
-    place_S = jnp.arange(length, dtype=starts_BW.dtype)
+def of_tokens(features_BWE: jax.Array, starts_BW: jax.Array, words_BW: jax.Array, segments_BS: jax.Array) -> jax.Array:
+    """Returns features_BSE: for every token those of the word that it is a piece of, zeros where there is no word, and in padding.
+
+    A word reaches to the next one's start, the last word to the end of what is not padding (segment 0).
+    """
+    place_S = jnp.arange(segments_BS.shape[1], dtype=starts_BW.dtype)
     begun_BSW = (starts_BW[:, None] <= place_S[None, :, None]) & (words_BW[:, None] != 0)
     word_BS = jnp.sum(begun_BSW, axis=2, dtype=jnp.int32) - 1
     found_BSE = jnp.take_along_axis(features_BWE, jnp.maximum(word_BS, 0)[..., None], axis=1)
-    return jnp.where((word_BS >= 0)[..., None], found_BSE, jnp.zeros((), features_BWE.dtype))
+    of_word_BS = (word_BS >= 0) & (segments_BS != 0)
+    return jnp.where(of_word_BS[..., None], found_BSE, jnp.zeros((), features_BWE.dtype))
 
 
 class Tagger(nn.Module):
@@ -120,7 +124,8 @@ class Tagger(nn.Module):
                 raise ValueError(f'characters="{self.characters}" needs the batch key "chars"; the batch has none')
             kw = dict(kind=self.characters, embedding_dim=self.character_dim, features=self.character_features)
             characters = Characters(self.char_vocab_size, **kw, dropout=self.character_dropout, dtype=self.dtype, name="characters")
-            extra_BSE = of_tokens(characters(chars_BWK, deterministic), starts_BW, words_BW, tokens_BS.shape[1])
+            real_BS = jnp.ones(tokens_BS.shape, jnp.int32) if segments_BS is None else segments_BS
+            extra_BSE = of_tokens(characters(chars_BWK, deterministic), starts_BW, words_BW, real_BS)
         memory = self._encoder(tokens_BS, segments_BS=segments_BS, extra_BSE=extra_BSE, deterministic=deterministic)
         x_BWD = jnp.take_along_axis(memory.values_BSD, starts_BW[..., None], axis=1)
         # what stands at padding is undefined: it must not reach a gradient

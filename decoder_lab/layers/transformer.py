@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from decoder_lab.core.errors import UserError
 from decoder_lab.layers.attention import Context
 from decoder_lab.layers.dropout import Dropout
 
@@ -121,12 +122,17 @@ class Stack(nn.Module):
     num_layers: int
     scan: bool = False
     remat: Remat = "none"
+    other_block: Callable[..., Block] | None = None  # of `other_layers`, with parameters of the same shapes; unrolled only
+    other_layers: tuple[int, ...] = ()
 
     def setup(self):
         if self.scan:
+            if self.other_layers:
+                raise UserError("scanned layers are all alike: set scan_layers=False, or leave global_layers empty.")
             self._scanned = _Scanned(self.block, name="layers")
         else:
-            self._blocks = [self.block(name=f"layer_{i}") for i in range(self.num_layers)]
+            makers = [self.other_block if i in self.other_layers else self.block for i in range(self.num_layers)]
+            self._blocks = [make(name=f"layer_{i}") for i, make in enumerate(makers)]
 
     def __call__(self, x_BTD: jax.Array, context: Context, cache=None):
         """Returns (x_BTD, cache)."""

@@ -16,7 +16,7 @@ from decoder_lab.layers.cross_attention import CrossAttention
 from decoder_lab.layers.embedding import Embedding
 from decoder_lab.layers.mlp import GATED, Mlp
 from decoder_lab.layers.norm import Norm
-from decoder_lab.layers.transformer import Block
+from decoder_lab.layers.transformer import Block, Stack
 from decoder_lab.ops import position_bias, rotary
 from decoder_lab.ops.sinusoidal import sinusoidal
 
@@ -40,8 +40,18 @@ def make_norm(fields: Any) -> Callable[..., Norm]:
     return functools.partial(Norm, fields.norm, fields.use_bias, fields.norm_epsilon, fields.dtype)
 
 
-def make_block(fields: Any, *, causal: bool, cross_attention: bool) -> Callable[..., Block]:
-    """Returns a maker of one layer; `cross_attention` says whether it can have such, which it gets from the first memory that it sees."""
+def make_stack(fields: Any, *, causal: bool, cross_attention: bool) -> Stack:
+    """Returns the layers; `cross_attention` says whether they can have such, which they get from the first memory that they see."""
+    of_all = (fields.num_layers, fields.scan_layers, fields.remat)
+    block = make_block(fields, fields.window, causal=causal, cross_attention=cross_attention)
+    if not getattr(fields, "global_layers", ()):
+        return Stack(block, *of_all)
+    everything = make_block(fields, None, causal=causal, cross_attention=cross_attention)
+    return Stack(block, *of_all, everything, tuple(fields.global_layers))
+
+
+def make_block(fields: Any, window: int | None, *, causal: bool, cross_attention: bool) -> Callable[..., Block]:
+    """Returns a maker of one layer whose attention has this window."""
     stddev, dtype = fields.init_stddev, fields.dtype
     out_stddev = stddev / math.sqrt(2 * fields.num_layers)  # GPT-2: keeps the residual stream's variance at depth
     shared = dict(
@@ -51,6 +61,7 @@ def make_block(fields: Any, *, causal: bool, cross_attention: bool) -> Callable[
         use_bias=fields.use_bias if fields.out_bias is None else fields.out_bias,
         qkv_bias=fields.use_bias if fields.qkv_bias is None else fields.qkv_bias,
         qk_norm=fields.qk_norm,
+        norm="rms" if fields.norm == "layer" else fields.norm,
         softcap=fields.attention_softcap,
         scale=fields.attention_scale,
         score=fields.score,
@@ -61,7 +72,7 @@ def make_block(fields: Any, *, causal: bool, cross_attention: bool) -> Callable[
         norm_epsilon=fields.norm_epsilon,
         dtype=dtype,
     )
-    attention = functools.partial(Attention, **shared, window=fields.window, causal=causal)
+    attention = functools.partial(Attention, **shared, window=window, causal=causal)
     cross = functools.partial(CrossAttention, fields.width, **shared) if cross_attention else None
     mlp = functools.partial(Mlp, mlp_dim(fields), fields.mlp, fields.use_bias, stddev, out_stddev, dtype)
     norms = make_norm(fields), fields.norm_position, fields.parallel_residual
@@ -81,15 +92,18 @@ def embed(fields: Any, table: Embedding, position_table: Embedding | None, token
         x_BTD *= math.sqrt(fields.width)
     if fields.position == "learned":
         x_BTD += position_table(positions_BT)
-    elif fields.position == "sinusoidal":
-        x_BTD += sinusoidal(positions_BT, fields.width).astype(fields.dtype)
+    elif fields.position in ("sinusoidal", "sinusoidal_paper"):
+        x_BTD += sinusoidal(positions_BT, fields.width, paper=fields.position == "sinusoidal_paper").astype(fields.dtype)
     return x_BTD
 
 
 def relative_positions(fields: Any, positions_BT: jax.Array, table_CN: jax.Array | None, *, bidirectional: bool) -> dict[str, Any]:
     """Returns what `layers.attention.Context` takes of positions that act inside attention: rotary tables, or a bias."""
     if fields.position == "rotary":
-        return {"rotary_tables": rotary.tables(positions_BT, head_dim(fields), fields.rope_theta, fields.rope_scaling)}
+        tables = {"rotary_tables": rotary.tables(positions_BT, head_dim(fields), fields.rope_theta, fields.rope_scaling)}
+        if getattr(fields, "local_rope_theta", None) is not None:
+            tables["local_rotary_tables"] = rotary.tables(positions_BT, head_dim(fields), fields.local_rope_theta)
+        return tables
     if fields.position == "alibi":
         return {"bias_kind": "alibi", "bias_table": jnp.asarray(position_bias.alibi_slopes(fields.num_heads))}
     if fields.position == "t5":

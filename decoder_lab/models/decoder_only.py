@@ -52,9 +52,10 @@ class Model(Decoder):
     reads_memory = False  # there is nothing to be read: no cross-attention
 
     def describe(self, platform: str, length: int) -> str:
-        """Returns what the start of a run says of this model: the attention implementation really used for rows of `length` tokens."""
+        """Returns what the start of a run says of this model: the attention implementation really used for documents of `length` tokens."""
         used = dict(softcap=self.attention_softcap, dropout_rate=self.attention_dropout, head_dim=parts.head_dim(self))
-        kernel = attention_ops.resolve(self.attention, platform=platform, dtype=self.dtype, num_queries=length, **used)
+        used |= dict(num_queries=length, num_keys=length, masked=self.position in ("alibi", "t5"))
+        kernel = attention_ops.resolve(self.attention, platform=platform, dtype=self.dtype, **used)
         return f"attention {kernel}, {self.num_layers} layers {'scanned' if self.scan_layers else 'unrolled'}"
 
     def flops_per_token(self, length: int) -> float:

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from decoder_lab.core import lookup
+from decoder_lab.core import flops, lookup
 from decoder_lab.core.errors import UserError
 from decoder_lab.core.lookup import Plugin
 from decoder_lab.layers.embedding import Embedding
@@ -255,11 +255,31 @@ class Model(nn.Module):
         """Longest target that the decoder can read; None where it has no limit."""
         return getattr(self._made("decoder", self.vocab_size), "context_length", self.max_length)
 
+    def flops(self, source_length: int, target_length: int) -> float:
+        """Returns forward and backward FLOPs of one pair of texts: three times the matrix products of the forward pass.
+
+        By the rule of `decoder_only`: 6 a multiplying weight, and attention over whole rows, although kernels leave out what is masked.
+        """
+        model = self.clone(encoder=_unfused(self.encoder), decoder=_unfused(self.decoder))
+        source_1S, tokens_1T = (jax.ShapeDtypeStruct((1, size), jnp.int32) for size in (source_length, target_length))
+        variables = jax.eval_shape(lambda source, tokens: model.init(jax.random.key(0), tokens, source_BS=source), source_1S, tokens_1T)
+        return 3 * flops.products(lambda v, source, tokens: model.apply(v, tokens, source_BS=source)[0], variables, source_1S, tokens_1T)
+
+    def flops_per_token(self, length: int) -> float:
+        """Returns forward and backward FLOPs a token of pairs whose texts are both of `length` tokens; a token of each counts as one."""
+        return self.flops(length, length) / length
+
     def describe(self, platform: str, length: int) -> str:
         """Returns what the start of a run says of this model."""
         del platform, length
         shared = ", embeddings shared" if self.share_embeddings else ""
         return f"{self.encoder['name']} encoder, {self.decoder['name']} decoder{shared}"
+
+
+def _unfused(plugin: Any) -> dict:
+    """Returns a Transformer whose attention is written as plain products; another part as it is."""
+    name, kw = lookup.part(plugin)
+    return dict(name=name, kw={**kw, "attention": "reference"} if name == "transformer" else kw)
 
 
 def _embedding_dim(module: nn.Module) -> int:

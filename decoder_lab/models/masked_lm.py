@@ -5,6 +5,7 @@ The encoder's parameters are below `encoder/`, where a classifier, tagger or rea
 """
 
 import dataclasses
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from decoder_lab.core import lookup
 from decoder_lab.core.lookup import Plugin
 from decoder_lab.layers.linear import Linear
+from decoder_lab.layers.mlp import ACTIVATIONS
 from decoder_lab.layers.norm import Norm
 
 VARIANTS = {
@@ -35,6 +37,7 @@ class Model(nn.Module):
     dtype: jnp.dtype
     variant: str = ""
     encoder: Plugin["encoder"] = dataclasses.field(default_factory=lambda: dict(name="transformer", kw={}))
+    activation: Literal["gelu_exact", "gelu", "relu", "silu"] = "gelu_exact"  # of the head
     tie_embeddings: bool = True  # with the encoder's table, where the encoder shows it; an own one elsewhere
     norm_epsilon: float = 1e-12
     init_stddev: float = 0.02
@@ -64,7 +67,7 @@ class Model(nn.Module):
         x_BSD = self._encoder(tokens_BS, **places, deterministic=deterministic).values_BSD
         if places_BK is not None:
             x_BSD = jnp.take_along_axis(x_BSD, places_BK[:, :, None], axis=1)
-        x_BSD = self.transform_norm(nn.gelu(self.transform(x_BSD), approximate=False))
+        x_BSD = self.transform_norm(ACTIVATIONS[self.activation](self.transform(x_BSD)))
         table = getattr(self._encoder, "token_embedding", None) if self.tie_embeddings else None
         logits_BSV = self.unembedding(x_BSD) if table is None else table.attend(x_BSD)
         return logits_BSV + self.logits_bias[None, None]

@@ -1,4 +1,4 @@
-"""How well each query matches each key: the scores of classical attention, masks that may leave a row empty, and local windows.
+"""How well each query matches each key: the scores of classical attention, and local windows.
 
 Every score takes queries and keys and returns float32 logits: q_BTH, k_BSH -> logits_BTS, or by heads q_BTNH, k_BSNH -> logits_BNTS (as
 many heads in the keys as in the queries; parameters then carry the axis N first). Keys that many queries meet are projected once by the
@@ -15,8 +15,6 @@ caller. `concat` and `general` with their own kernels are the papers' forms; pro
 
 import jax
 import jax.numpy as jnp
-
-MASKED = -1e30  # finite in float32, so that no infinity meets another in a gradient
 
 
 def additive(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -49,18 +47,6 @@ def concat(q: jax.Array, k: jax.Array, kernel: jax.Array, v: jax.Array) -> jax.A
 def scaled_dot(q: jax.Array, k: jax.Array) -> jax.Array:
     """Returns q . k / sqrt(H) of q_BTH (q_BTNH) and k_BSH (k_BSNH)."""
     return dot(q, k) * q.shape[-1] ** -0.5
-
-
-def masked_softmax(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Returns the float32 softmax over the last axis, 0 where the mask (broadcast to the logits; True: may attend) is False.
-
-    A row with nothing to attend gives zeros, with zero gradients, whatever its logits are.
-    """
-    logits = logits.astype(jnp.float32)
-    if mask is None:
-        return jax.nn.softmax(logits, axis=-1)
-    weights = jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1)
-    return jnp.where(mask, weights, 0.0)
 
 
 def local_window(centre_BT: jax.Array, k_positions_BS: jax.Array, half_width: int) -> jax.Array:

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 
 from decoder_lab.core.errors import UserError, unknown
 from decoder_lab.ops import blocked_attention, masks
-from decoder_lab.ops.blocked_attention import MASKED
 from decoder_lab.ops.dropout import dropout
 
 Implementation = Literal["auto", "reference", "blocked", "xla", "cudnn"]
@@ -76,6 +75,16 @@ class _Rules:
         return self.bias_fn(self.q_positions_BT[:, queries], self.k_positions_BS[:, keys]).astype(jnp.float32)
 
     @property
+    def left_to_mask(self) -> "_Rules":
+        """What a fused kernel is told by a mask: row causality and its window it knows by name, and skips blocks by them."""
+        return dataclasses.replace(self, causal=None, window=None) if self.later_keys_are_hidden else self
+
+    @property
+    def masks_or_biases(self) -> bool:
+        """Whether `mask` or `bias` give anything."""
+        return self.causal is not None or self.window is not None or self.q_segments_BT is not None or self.bias_fn is not None
+
+    @property
     def may_be_blind(self) -> bool:
         """Whether a query with nothing to attend is possible: never under row causality alone, where each sees itself."""
         return self.q_segments_BT is not None or self.causal == "positions"
@@ -87,7 +96,9 @@ def resolve(
     platform: str,
     dtype: jnp.dtype,
     num_queries: int,
+    num_keys: int,
     head_dim: int,
+    masked: bool,
     causal: masks.Causality = "rows",
     softcap: float | None = None,
     dropout_rate: float = 0.0,
@@ -95,12 +106,13 @@ def resolve(
 ) -> str:
     """Returns the implementation really used: `auto` becomes a name, anything else is checked.
 
-    platform: "cpu", "gpu", "tpu" (`jax.default_backend()`). Errors: UserError when what was asked for is unknown or impossible, saying why.
+    platform: "cpu", "gpu", "tpu" (`jax.default_backend()`). masked: whether a mask or a bias is handed to the kernel: segments, a prefix, a
+    bias_fn, anything but causality and windows by rows. Errors: UserError when what was asked for is unknown or impossible, saying why.
     """
     if implementation not in IMPLEMENTATIONS:
         raise UserError(unknown("attention implementation", implementation, IMPLEMENTATIONS))
     obstacles = _fused_obstacles(softcap, dropout_rate, score)
-    cudnn_obstacles = [*_cudnn_obstacles(platform, dtype, head_dim), *obstacles]
+    cudnn_obstacles = [*_cudnn_obstacles(platform, dtype, head_dim, (num_queries, num_keys), masked), *obstacles]
     if implementation == "cudnn" and cudnn_obstacles:
         raise UserError(f'attention="cudnn" is not possible: {"; ".join(cudnn_obstacles)}. Use attention="auto".')
     if implementation == "xla" and obstacles:
@@ -123,7 +135,7 @@ def _fused_obstacles(softcap: float | None, dropout_rate: float, score: str) -> 
     return found + (["it has no dropout of attention weights"] if dropout_rate else [])
 
 
-def _cudnn_obstacles(platform: str, dtype: jnp.dtype, head_dim: int) -> list[str]:
+def _cudnn_obstacles(platform: str, dtype: jnp.dtype, head_dim: int, lengths: tuple[int, int], masked: bool) -> list[str]:
     found = []
     if platform not in ("gpu", "cuda"):
         found.append(f"it needs an NVIDIA GPU, this is {platform}")
@@ -131,6 +143,8 @@ def _cudnn_obstacles(platform: str, dtype: jnp.dtype, head_dim: int) -> list[str
         found.append(f"it computes in bfloat16 or float16, not in {jnp.dtype(dtype).name}")
     if head_dim % 8 or head_dim > 128:
         found.append(f"head_dim must be a multiple of 8 and at most 128, not {head_dim}")
+    if masked and any(length % 2 for length in lengths):
+        found.append(f"its gradient under a mask or a bias needs even numbers of queries and keys, not {lengths[0]} and {lengths[1]}")
     return found
 
 
@@ -169,7 +183,9 @@ def attention(
         platform=jax.default_backend(),
         dtype=q_BTNH.dtype,
         num_queries=num_queries,
+        num_keys=k_BSKH.shape[1],
         head_dim=head_dim,
+        masked=rules.left_to_mask.masks_or_biases,
         causal=causal,
         softcap=softcap,
         dropout_rate=dropout_rate,
@@ -181,6 +197,53 @@ def attention(
     block = num_queries if chosen == "reference" else _block_size(num_queries)
     score = _Score(scale, softcap, score_fn)
     return _in_blocks(q_BTNH, k_BSKH, v_BSKH, rules, score, (dropout_rate, dropout_key), block)
+
+
+def prefixed(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    k_PKH: jax.Array,
+    v_PKH: jax.Array,
+    *,
+    causal: masks.Causality = "rows",
+    window: int | None = None,
+    softcap: float | None = None,
+    scale: float | None = None,
+    score_fn: ScoreFn | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    implementation: Implementation = "reference",
+    **places: jax.Array | BiasFn | None,
+) -> jax.Array:
+    """Returns `attention` with P keys more that every query sees, whatever its segment or position, and that no bias touches.
+
+    `places` are segments, positions, prefix_BT and bias_fn. Always by plain einsums. A query that sees no other key gives zeros.
+    """
+    del implementation
+    given = {name: places.get(name) for name in ("q_segments_BT", "k_segments_BS", "q_positions_BT", "k_positions_BS")}
+    rules = _rules(q_BTNH, k_BSKH, causal, window, **given, bias_fn=places.get("bias_fn"), prefix_BT=places.get("prefix_BT"))
+    score = _Score(q_BTNH.shape[3] ** -0.5 if scale is None else scale, softcap, score_fn)
+    everything, num_learned = (slice(0, q_BTNH.shape[1]), slice(0, k_BSKH.shape[1])), k_PKH.shape[0]
+
+    def beside(learned_PKH, x_BSKH):
+        learned_BPKH = jnp.broadcast_to(learned_PKH.astype(x_BSKH.dtype)[None], (x_BSKH.shape[0], *learned_PKH.shape))
+        return jnp.concatenate([learned_BPKH, x_BSKH], axis=1).transpose(0, 2, 1, 3)
+
+    bias_BNTS, mask_BTS = rules.bias(*everything), rules.mask(*everything)
+    if bias_BNTS is not None:
+        bias_BNTS = jnp.pad(bias_BNTS, ((0, 0), (0, 0), (0, 0), (num_learned, 0)))
+    logits_BKGTS = score.logits(_grouped(q_BTNH, score.factor, k_BSKH.shape[2]), beside(k_PKH, k_BSKH), bias_BNTS)
+    if mask_BTS is not None:
+        sees_BTS = jnp.pad(mask_BTS, ((0, 0), (0, 0), (num_learned, 0)), constant_values=True)
+        logits_BKGTS = jnp.where(sees_BTS[:, None, None], logits_BKGTS, masks.MASKED)
+    weights_BKGTS = jax.nn.softmax(logits_BKGTS, axis=-1)
+    if dropout_rate:
+        weights_BKGTS = dropout(weights_BKGTS, dropout_key, dropout_rate)
+    out_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", weights_BKGTS.astype(v_BSKH.dtype), beside(v_PKH, v_BSKH))
+    if rules.may_be_blind:
+        out_BKGTH = jnp.where(jnp.any(mask_BTS, axis=-1)[:, None, None, :, None], out_BKGTH, jnp.zeros((), out_BKGTH.dtype))
+    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(q_BTNH.shape)
 
 
 def weights(
@@ -205,9 +268,7 @@ def weights(
     everything = slice(0, q_BTNH.shape[1]), slice(0, k_BSKH.shape[1])
     mask_BTS = rules.mask(*everything)
     logits_BKGTS = score.logits(_grouped(q_BTNH, score.factor, k_BSKH.shape[2]), k_BSKH.transpose(0, 2, 1, 3), rules.bias(*everything))
-    weights_BKGTS = jax.nn.softmax(logits_BKGTS if mask_BTS is None else jnp.where(mask_BTS[:, None, None], logits_BKGTS, MASKED), axis=-1)
-    if mask_BTS is not None:
-        weights_BKGTS = jnp.where(mask_BTS[:, None, None], weights_BKGTS, 0.0)
+    weights_BKGTS = masks.softmax(logits_BKGTS, None if mask_BTS is None else mask_BTS[:, None, None])
     return weights_BKGTS.reshape(q_BTNH.shape[0], q_BTNH.shape[2], *weights_BKGTS.shape[3:])
 
 
@@ -302,7 +363,7 @@ def _block(q_BKGTH, k_BKSH, v_BKSH, mask_BTS, *, rules: _Rules, cut: tuple[slice
     """One block, with everything that may change the logits."""
     logits_BKGTS = score.logits(q_BKGTH, k_BKSH, rules.bias(*cut))
     if mask_BTS is not None:
-        logits_BKGTS = jnp.where(mask_BTS[:, None, None], logits_BKGTS, MASKED)
+        logits_BKGTS = jnp.where(mask_BTS[:, None, None], logits_BKGTS, masks.MASKED)
     weights_BKGTS = jax.nn.softmax(logits_BKGTS, axis=-1)
     rate, key = dropout_of
     if rate:
@@ -311,11 +372,10 @@ def _block(q_BKGTH, k_BKSH, v_BKSH, mask_BTS, *, rules: _Rules, cut: tuple[slice
 
 
 def _fused(q_BTNH, k_BSKH, v_BSKH, rules: _Rules, scale, name: str) -> jax.Array:
-    """`jax.nn.dot_product_attention`; row causality and its window are told apart from the mask, since kernels skip blocks by them."""
+    """`jax.nn.dot_product_attention`; row causality and its window are told apart from the mask."""
     queries, keys = slice(0, q_BTNH.shape[1]), slice(0, k_BSKH.shape[1])
     by_rows = rules.later_keys_are_hidden
-    left_to_mask = dataclasses.replace(rules, causal=None, window=None) if by_rows else rules
-    mask_BTS, bias_BNTS = left_to_mask.mask(queries, keys), rules.bias(queries, keys)
+    mask_BTS, bias_BNTS = rules.left_to_mask.mask(queries, keys), rules.bias(queries, keys)
     out_BTNH = jax.nn.dot_product_attention(
         q_BTNH,
         k_BSKH,

@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-MASKED = -1e30  # finite in float32, so that no infinity meets another in a gradient
+from decoder_lab.ops.masks import MASKED
 
 Spans = tuple[tuple[int, int, int, int], ...]  # (first query, end, first key, end) of each block
 

@@ -1,4 +1,4 @@
-"""Who may attend whom. Masks are boolean, True where attending is allowed, with axes BTS (B may be 1).
+"""Who may attend whom, and the softmax over those. Masks are boolean, True where attending is allowed, with axes BTS (B may be 1).
 
 Segments number the documents of a row from 1; segment 0 is padding. Nobody attends padding, and padding attends nobody.
 """
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 Causality = Literal["rows", "positions"] | None
+MASKED = -1e30  # a logit that no real one comes near; finite in float32, so that no infinity meets another in a gradient
 
 
 def visible(q_order_BT: jax.Array, k_order_BS: jax.Array, *, causal: bool = True, window: int | None = None) -> jax.Array:
@@ -36,6 +37,18 @@ def readable(q_segments_BT: jax.Array, k_segments_BS: jax.Array) -> tuple[jax.Ar
     """Returns the segments by which targets read a memory: document k reads document k where the memory's row holds several, else all."""
     several_B1 = jnp.max(k_segments_BS, axis=1, keepdims=True, initial=0) > 1
     return jnp.where(several_B1, q_segments_BT, jnp.minimum(q_segments_BT, 1)), k_segments_BS
+
+
+def softmax(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Returns the float32 softmax over the last axis, 0 where the mask (broadcast to the logits; True: may attend) is False.
+
+    A row with nothing to attend gives zeros, with zero gradients, whatever its logits are.
+    """
+    logits = logits.astype(jnp.float32)
+    if mask is None:
+        return jax.nn.softmax(logits, axis=-1)
+    weights = jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1)
+    return jnp.where(mask, weights, 0.0)
 
 
 def positions_in_segments(segments_BT: jax.Array) -> jax.Array:

@@ -42,7 +42,7 @@ SELF_TUNING = ("dadapt_adamw", "prodigy")  # find their own step size, which a d
 
 
 def make(
-    config: Any, total_steps: int, steps: Callable[[str], int], params: Any
+    config: Any, total_steps: int, steps: Callable[[str], int], params: Any, scaling: optax.GradientTransformation | None = None
 ) -> tuple[optax.GradientTransformation, Callable[[Any], jax.Array]]:
     """Returns (the optimiser, learning rate as a function of the optimiser step).
 
@@ -51,6 +51,7 @@ def make(
       total_steps: optimiser steps of the run.
       steps: duration -> optimiser steps.
       params: the parameters or their shapes; patterns are checked against their paths.
+      scaling: what else is done to finished updates, after lr_multipliers.
     Errors: UserError for a pattern that matches nothing and for what an optimiser cannot do.
     """
     chosen = config.optimizer
@@ -59,7 +60,8 @@ def make(
     tree.check_patterns(params, [p for p in no_decay if p not in OFTEN_ABSENT], "optimizer.no_decay")
     tree.check_patterns(params, multipliers, "optimizer.lr_multipliers")
     decayed = jax.tree.map(lambda skipped: not skipped, tree.mask(params, no_decay))
-    scaling = scale_by_path(params, multipliers)
+    by_path = scale_by_path(params, multipliers)
+    scaling = by_path if scaling is None else optax.chain(by_path, scaling)
     build = _schedule_free if chosen.name.startswith("schedule_free_") else _by_name
     parts = [build(chosen.name, _plain(chosen.kw), lr_fn, config.weight_decay, decayed, scaling, params)]
     if config.clip_norm:

@@ -1,12 +1,14 @@
 """Pictures of schedules and runs (PNG). Matplotlib is imported when something is drawn, without a display.
 
 Runs are read from `metrics.jsonl`: one JSON object a line, with "step" and any of "train/loss", "train/lr", "<evaluator>/loss", ...
-Losses are in nats per token. Colours are Okabe and Ito's, told apart by every kind of colour vision, and line styles differ too.
+Losses are as the tasks give them, mostly in nats. Colours are Okabe and Ito's, told apart by every kind of colour vision, and line
+styles differ too.
 """
 
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,7 +19,6 @@ from decoder_lab.optim import range_test as sweeps
 BLUE, ORANGE, GREEN, PINK, SKY, RED, BLACK = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"
 COLOURS = (BLUE, RED, GREEN, ORANGE, PINK, SKY, BLACK)
 STYLES = ("-", "--", "-.", ":")
-LOSS = "loss (nats per token)"
 MOST_POINTS = 2000
 MOST_INSIDE = 4  # entries of a legend that fit into the picture; more stand beside it
 
@@ -49,25 +50,30 @@ def curves(metrics: pathlib.Path | str, path: pathlib.Path | str) -> pathlib.Pat
         if i == 1:
             _mark_lowest(top, steps, values, COLOURS[i])
     _focus(top)
-    top.set(ylabel=LOSS, title=f"run {pathlib.Path(metrics).resolve().parent.name}")
+    top.set(ylabel="loss", title=f"run {pathlib.Path(metrics).resolve().parent.name}")
     bottom.plot(*series(rows, "train/lr"), color=BLACK)
     bottom.set(xlabel="optimiser step", ylabel="learning rate")
     bottom.set_ylim(bottom=0)
     return _save(figure, [top, bottom], path)
 
 
-def compare(runs: Mapping[str, pathlib.Path | str], path: pathlib.Path | str, key: str = "val/loss") -> pathlib.Path:
-    """Draws one number and the learning rate of several runs, {name: metrics.jsonl}, best run first in the legend; returns the path."""
+def compare(
+    runs: Mapping[str, pathlib.Path | str], path: pathlib.Path | str, key: str = "val/loss", mode: Literal["min", "max"] = "min"
+) -> pathlib.Path:
+    """Draws one number and the learning rate of several runs, {name: metrics.jsonl}, best run first in the legend; returns the path.
+
+    mode: whether a lower or a higher number is better.
+    """
     read = {name: read_metrics(metrics) for name, metrics in runs.items()}
     last = {name: series(rows, key)[1][-1:] for name, rows in read.items()}
     if lacking := [name for name, value in last.items() if not len(value)]:
         raise UserError(f"compare: there is no {key} in the metrics of {', '.join(lacking)}.")
     figure, (top, bottom) = _figure(2)
-    for i, name in enumerate(sorted(read, key=lambda name: last[name][0])):
+    for i, name in enumerate(sorted(read, key=lambda name: rank(last[name][0], mode))):
         top.plot(*series(read[name], key), marker="o", markersize=3, label=f"{name}: {last[name][0]:.4f}", **_line(i))
         bottom.plot(*series(read[name], "train/lr"), **_line(i))
     _focus(top)
-    top.set(ylabel=LOSS if key.endswith("loss") else key, title=f"{key} (the legend gives the last value)")
+    top.set(ylabel=key.rpartition("/")[2], title=f"{key} (the legend gives the last value)")
     bottom.set(xlabel="optimiser step", ylabel="learning rate")
     bottom.set_ylim(bottom=0)
     return _save(figure, [top, bottom], path)
@@ -87,8 +93,13 @@ def range_test(metrics: pathlib.Path | str, path: pathlib.Path | str) -> tuple[p
     axes.set_xscale("log")
     low, high = losses.min(), losses[: max(3, len(losses) // 10)].max()
     axes.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
-    axes.set(xlabel="learning rate", ylabel=LOSS, title="range test: steepest fall, at most a tenth of where it diverges")
+    axes.set(xlabel="learning rate", ylabel="loss", title="range test: steepest fall, at most a tenth of where it diverges")
     return _save(figure, [axes], path), lr
+
+
+def rank(value: float, mode: Literal["min", "max"]) -> float:
+    """Returns a number that is lower for better values, and highest for one that is not a number."""
+    return math.inf if math.isnan(value) else value if mode == "min" else -value
 
 
 def read_metrics(path: pathlib.Path | str) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ self-attention, where each token of the text looks.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,14 +37,46 @@ class Alignment:
     text: str
 
 
+def check(model: Any, params: Any, task: Any, tokenizer: Any, prompt: str, target: str | None = None) -> list[tuple[str, Any]]:
+    """Returns the layers, [(name, shape of weights_NTS)], that `align` would show; the shapes of parameters suffice.
+
+    Errors: UserError for a model that has no attention or writes no text, for no text at all, and for one that is too long.
+    """
+    generator, made, ids = _asked(model, task, tokenizer, prompt, target)
+    memory, inputs = None, stack([made["inputs"]])
+    if inputs is not None:
+        memory = jax.eval_shape(generator.decoder.encode, params, inputs)
+    tokens_1T = jax.ShapeDtypeStruct((1, len(made["tokens"]) + len(ids or ())), jnp.int32)
+    return _named(jax.eval_shape(_weights_fn(model, 0), params, tokens_1T, memory))
+
+
+def _asked(model: Any, task: Any, tokenizer: Any, prompt: str, target: str | None) -> tuple[Generator, dict, list[int] | None]:
+    """Returns a generator, what `task.prompt` makes of the prompt, and the target's ids, None where it is to be written."""
+    generator = Generator.for_task(model, tokenizer, task)
+    if hasattr(task, "prompt"):
+        made = task.prompt({"source": prompt})
+    elif hasattr(model, "encode"):
+        raise UserError("this model reads a source, and its task does not say what a source and its target are: there is none to look at.")
+    else:
+        made = {"tokens": tokenizer.encode(prompt).tolist(), "inputs": None}
+    ids = None if target is None else tokenizer.encode(target).tolist()
+    if not made["tokens"] and not ids:
+        raise UserError("--prompt: there is no text to look at: give one.")
+    size, longest = len(made["tokens"]) + len(ids or ()), generator.decoder.max_length
+    if longest is not None and size > longest:
+        which = "--prompt" if target is None else "--target" if made["inputs"] is not None else "--prompt and --target"
+        raise UserError(f"{which}: {size} tokens, expected at most the {longest} of this model's context.")
+    return generator, made, ids
+
+
 def align(
     model: Any,
     params: Any,
     task: Any,
     tokenizer: Any,
-    source_tokenizer: Any,
     prompt: str,
-    target: str | None = None,
+    target: str | None,
+    source_tokenizer: Any,
     num_tokens: int = 200,
 ) -> Alignment:
     """Returns where the model looks.
@@ -51,25 +84,16 @@ def align(
     Args:
       prompt: the source, or of a language model the (beginning of the) text.
       target: what it is aligned with, or how the text goes on; None lets a model of pairs write it, greedily, in at most `num_tokens`.
-    Errors: UserError for a model that has no attention or writes no text.
+    Errors: as of `check`.
     """
-    generator = Generator.for_task(model, tokenizer, task)
-    pairs = hasattr(task, "prompt")
-    if pairs:
-        made = task.prompt({"source": prompt})
-    else:
-        made = {"tokens": tokenizer.encode(prompt).tolist(), "inputs": None}
+    generator, made, ids = _asked(model, task, tokenizer, prompt, target)
     inputs = stack([made["inputs"]])
-    if target is not None:
-        ids = tokenizer.encode(target).tolist()
-    elif pairs:
-        most = most_tokens(made, num_tokens, 2.0, generator.decoder.max_length)
+    longest = generator.decoder.max_length  # what is written is read once more
+    if ids is None and hasattr(task, "prompt") and (longest is None or len(made["tokens"]) < longest):
+        most = most_tokens(made, num_tokens, 2.0, None if longest is None else longest - 1)
         ids = generator.generate(params, [made["tokens"]], most, GREEDY, inputs=inputs)[0][0].tokens
-    else:
-        ids = []
+    ids = ids or []
     tokens = [*made["tokens"], *ids]
-    if not tokens:
-        raise UserError("--prompt: there is no text to look at: give one.")
     if inputs is None:
         labels = [piece(tokenizer, i) for i in tokens]
         layers = _weights(model, params, tokens, None, len(made["tokens"]) - 1 if generator.decoder.bidirectional_prefix else 0)
@@ -83,17 +107,29 @@ def align(
 
 def _weights(model: Any, params: Any, tokens: list[int], memory: Any, num_prefix: int) -> list[tuple[str, np.ndarray]]:
     """Returns [(layer, weights_NTS)] of one uncached call, attention to the memory where there is one."""
-    tokens_1T = jnp.asarray([tokens], jnp.int32)
-    given: dict[str, Any] = {} if memory is None else {"memory": memory}
-    if num_prefix:
-        given["prefix_BT"] = jnp.arange(len(tokens))[None] < num_prefix
-    _, sown = jax.jit(lambda p, t: model.apply({"params": p}, t, **given, mutable=["attention"]))(params, tokens_1T)
-    found = attention_weights.by_layer(sown.get("attention", {}), looks_at_source=memory is not None)
-    if not found:
-        raise UserError(
-            "this model has no attention weights to show: it looks at nothing" + (" in its source." if memory is not None else ".")
-        )
-    return [(name, np.asarray(weights_BNTS[0], np.float32)) for name, weights_BNTS in found]
+    found = jax.jit(_weights_fn(model, num_prefix))(params, jnp.asarray([tokens], jnp.int32), memory)
+    return [(name, np.asarray(weights_NTS, np.float32)) for name, weights_NTS in _named(found)]
+
+
+def _weights_fn(model: Any, num_prefix: int) -> Callable:
+    """Returns (params, tokens_1T, memory) -> [{layer: weights_NTS}], first layer first. Errors: UserError where there are none."""
+
+    def weights(params, tokens_1T, memory):
+        given: dict[str, Any] = {} if memory is None else {"memory": memory}
+        if num_prefix:
+            given["prefix_BT"] = jnp.arange(tokens_1T.shape[1])[None] < num_prefix
+        _, sown = model.apply({"params": params}, tokens_1T, **given, mutable=["attention"])
+        found = attention_weights.by_layer(sown.get("attention", {}), looks_at_source=memory is not None)
+        if not found:
+            where = " in its source." if memory is not None else "."
+            raise UserError("this model has no attention weights to show: it looks at nothing" + where)
+        return [{name: weights_BNTS[0]} for name, weights_BNTS in found]
+
+    return weights
+
+
+def _named(found: list[dict[str, Any]]) -> list[tuple[str, Any]]:
+    return [(name, weights_NTS) for layer in found for name, weights_NTS in layer.items()]
 
 
 def piece(tokenizer: Any, token: int) -> str:

@@ -155,7 +155,7 @@ class Prompt:
         if hasattr(task, "prompt"):
             made = task.prompt({"source": text})
             return cls(list(made["tokens"]), made["inputs"], "")
-        ids = [int(i) for i in tokenizer.encode(text)]
+        ids = [*getattr(tokenizer, "start_ids", ()), *(int(i) for i in tokenizer.encode(text))]
         if not ids and tokenizer.eos_id is None:
             raise UserError("the prompt is empty and this tokenizer has no end of text that a new text could begin after: give a prompt")
         return cls(ids or [tokenizer.eos_id], None, text)

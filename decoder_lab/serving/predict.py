@@ -1,12 +1,15 @@
 """Predictions of a trained model for a file of raw items: labels, tags, answers, or the texts of a task that writes.
 
 The input is JSON lines, each an object with the fields that the task reads (what is to be predicted may be missing), or plain text, one
-item a line, where the task reads one text. The output is one JSON line an item, in the same order, written batch by batch.
+item a line, where the task reads one text. The output is one JSON line an item, in the same order, written batch by batch. Fields that
+hold what is to be predicted (`task.gold_fields`) are not looked at.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -27,9 +30,15 @@ def read_items(path: str, task: Any) -> Iterator[dict]:
         yield from _items(sys.stdin, "standard input", None, task)
         return
     if not pathlib.Path(path).is_file():
-        raise UserError(f'--input: there is no file {path} ("-" reads standard input).')
+        raise UserError(f'--input: there is no file {pathlib.Path(path).absolute()} ("-" reads standard input).')
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         yield from _items(file, path, path.endswith((".jsonl", ".json")), task)
+
+
+def check(path: str, task: Any) -> None:
+    """Reads a file of items through, so that its mistakes are found before a model is loaded. Errors: as of `read_items`."""
+    for _ in read_items(path, task) if path != "-" else ():
+        pass
 
 
 def _items(lines: Iterable[str], name: str, is_json: bool | None, task: Any) -> Iterator[dict]:
@@ -85,6 +94,27 @@ def run(items: Iterable[dict], predict: Callable[[list[dict]], list[Any]], out: 
     return number
 
 
+@contextlib.contextmanager
+def output(path: str) -> Iterator[TextIO]:
+    """Opens a file to be written; it takes its name once it is whole, and is <name>.part before and where the rest could not be made."""
+    target = pathlib.Path(path).resolve()
+    part = target.with_name(target.name + ".part")
+    if target.exists() and not target.is_file():  # a pipe or a device
+        part = target
+    with open(part, "w", encoding="utf-8") as out:
+        yield out
+    if part != target:
+        os.replace(part, target)
+
+
+def _asked(function: Callable[[dict], Any], task: Any, raw: dict, number: int) -> Any:
+    """Returns what `task.example` or `task.prompt` makes of an item without its answer. Errors: UserError with the item's number."""
+    try:
+        return function({name: value for name, value in raw.items() if name not in getattr(task, "gold_fields", ())})
+    except UserError as error:
+        raise UserError(f"item {number} of the input (counted from 0, as in the output): {error}") from error
+
+
 def predictor(task: Any, model: Any, params: Any, batch_size: int) -> Callable[[list[dict]], list[Any]]:
     """Returns raw items -> one JSON-like value each, by `task.predict` and `task.decode`; parts of an item are put together by `task.join`.
 
@@ -96,7 +126,7 @@ def predictor(task: Any, model: Any, params: Any, batch_size: int) -> Callable[[
     from decoder_lab.data import examples as example_lib
     from decoder_lab.decoding.context import bucket
 
-    compiled = jax.jit(lambda params, batch: task.predict(model, params, batch))
+    compiled, before = jax.jit(lambda params, batch: task.predict(model, params, batch)), itertools.count()
 
     def width(longest: int) -> int:
         return max(longest, min(bucket(longest), getattr(task, "length", longest)))
@@ -104,7 +134,7 @@ def predictor(task: Any, model: Any, params: Any, batch_size: int) -> Callable[[
     def predict(group: list[dict]) -> list[Any]:
         made, owner = [], []
         for i, raw in enumerate(group):
-            found = task.example(raw)
+            found = _asked(task.example, task, raw, next(before))
             found = [found] if isinstance(found, dict) else found
             made += found
             owner += [i] * len(found)
@@ -146,7 +176,8 @@ def writer(
     def predict(group: list[dict]) -> list[str]:
         numbers = [next(before) for _ in group]
         sizes = dict(num_tokens=num_tokens, batch_size=batch_size)
-        found = generate_all(generator, params, [task.prompt(raw) for raw in group], settings, seed=seed, numbers=numbers, **sizes)
+        prompts = [_asked(task.prompt, task, raw, number) for raw, number in zip(group, numbers, strict=True)]
+        found = generate_all(generator, params, prompts, settings, seed=seed, numbers=numbers, **sizes)
         return [text.text for text in found]
 
     return predict

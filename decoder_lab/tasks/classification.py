@@ -1,8 +1,8 @@
 """Classification of a text or a pair of texts: one label, any number of labels, or a score.
 
 Batch keys: tokens, segments int32 [B,S] (segment 0 is padding); for pairs types int32 [B,S], 1 in the second text; with `characters` chars
-int32 [B,S,K], 0 in padding; weights float32 [B], 0 in filler rows; and label int32 [B] (one label), label_set int32 [B,L] (any number:
-label numbers from 1 on, 0 is padding) or label float32 [B] (a score).
+int32 [B,S,K], 0 in padding; weights float32 [B], 0 in filler rows; and label int32 [B] (one label), label_set int32 [B,C] (any number: 1
+at each of them) or label float32 [B] (a score).
 """
 
 import collections
@@ -62,6 +62,7 @@ class Task:
     counts: dict = dataclasses.field(default_factory=dict, init=False, compare=False, repr=False)  # what `example` had to cut
 
     batching = "examples"
+    gold_fields = property(lambda self: (self.label_field,))
 
     def fit(self, items: Iterable[dict]) -> dict:
         """Returns the train split's labels and how often each occurs, or the mean and standard deviation of its scores."""
@@ -116,7 +117,7 @@ class Task:
             return features | {"label": np.float32(_score(*self.gold(raw), self.label_field) if known else 0)}
         numbers = [_index(self.labels, name) for name in self.gold(raw)] if known else []
         if self.kind == "multi":
-            return features | {"label_set": np.array(sorted(set(numbers)), np.int32) + 1}
+            return features | {"label_set": np.isin(np.arange(len(self.labels)), numbers).astype(np.int32)}
         return features | {"label": np.int32(numbers[0] if known else 0)}
 
     def dummy(self) -> dict[str, np.ndarray]:
@@ -128,7 +129,7 @@ class Task:
     def fingerprint(self) -> str:
         """Changes with whatever changes `example`."""
         fields = (self.kind, self.text_field, self.pair_field, self.label_field, self.pairs, self.keep, self.length, self.characters)
-        return f"classification 1 {fields} {self.labels}"
+        return f"classification 2 {fields} {self.labels}"
 
     def forward(self, model: Any, batch: dict, deterministic: bool) -> jax.Array:
         """Returns float32 logits_BC."""
@@ -168,15 +169,10 @@ class Task:
         del batch
         if self.kind == "score":
             return [{"score": float(x)} for x in predictions]
-        rows = []
-        for probabilities_C in np.asarray(predictions, np.float64):
-            order = np.argsort(-probabilities_C, kind="stable")
-            likely = {self.labels[i]: round(float(probabilities_C[i]), 6) for i in order[:SHOWN]}
-            chosen = {"label": self.labels[order[0]], "probability": float(probabilities_C[order[0]])}
-            if self.kind == "multi":
-                chosen = {"labels": [name for name, p in zip(self.labels, probabilities_C, strict=True) if p >= self.threshold]}
-            rows.append({**chosen, "probabilities": likely})
-        return rows
+        probabilities_BC = np.asarray(predictions, np.float64)
+        return [
+            _answer(probabilities_C, self.labels, self.threshold if self.kind == "multi" else None) for probabilities_C in probabilities_BC
+        ]
 
     def summary(self, means: dict[str, float], rows: Any) -> dict[str, float]:
         """Evaluation's means; for a score also the root of the mean squared error, in the score's unit."""
@@ -201,23 +197,47 @@ class Task:
         return _part(_codes(words, self.characters), self.length, self.keep)
 
     def _tokens(self, raw: dict) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (tokens, types) of a text, or of first, separator, second; cut so that they fit, and counted where they were."""
-        first = self.tokenizer.encode(_text(raw, self.text_field))
+        """Returns (tokens, types) of a text, or of first, separator, second; cut so that they fit, and counted where they were.
+
+        What the tokenizer puts around them (`start_ids`, `middle_ids`, `end_ids`, such as [CLS] and [SEP]) stands there.
+        """
+        first, start, end = self.tokenizer.encode(_text(raw, self.text_field)), *_around(self.tokenizer)
+        room = self.length - len(start) - len(end)
         if self.pairs == "none":
-            tokens, whole = _part(first, self.length, self.keep), len(first)
+            tokens, whole = np.concatenate([start, _part(first, room, self.keep), end]), len(first) + self.length - room
             types = np.zeros(len(tokens), np.int32)
         else:
-            second, eos = self.tokenizer.encode(_text(raw, self.pair_field)), self.tokenizer.eos_id
-            if eos is None:
-                raise UserError("task: pairs need a tokenizer with an end of text, such as word or sentencepiece, to stand between them.")
-            whole, sizes = len(first) + 1 + len(second), _shares(len(first), len(second), self.length - 1)
+            second, middle = self.tokenizer.encode(_text(raw, self.pair_field)), _middle(self.tokenizer)
+            room -= len(middle)
+            whole, sizes = len(first) + len(second) + self.length - room, _shares(len(first), len(second), room)
             parts = [_part(x, size, self.keep) for x, size in zip((first, second), sizes, strict=True)]
-            tokens = np.concatenate([parts[0], [eos], parts[1]]).astype(np.int32)
-            types = np.repeat(np.array([0, 1], np.int32), [len(parts[0]) + 1, len(parts[1])])
+            tokens = np.concatenate([start, parts[0], middle, parts[1], end])
+            types = np.repeat(np.array([0, 1], np.int32), [len(start) + len(parts[0]) + len(middle), len(parts[1]) + len(end)])
         if whole > len(tokens):
             what = f"texts of more than {self.length} tokens (sequence_length) cut, keeping {self.keep}"
             self.counts[what] = self.counts.get(what, 0) + 1
-        return tokens, types
+        return tokens.astype(np.int32), types
+
+
+def _around(tokenizer: Any) -> tuple[np.ndarray, np.ndarray]:
+    return tuple(np.array(getattr(tokenizer, name, ()), np.int32) for name in ("start_ids", "end_ids"))
+
+
+def _middle(tokenizer: Any) -> np.ndarray:
+    middle = getattr(tokenizer, "middle_ids", ()) or (tokenizer.eos_id,)
+    if middle[0] is None:
+        raise UserError("task: pairs need a tokenizer with an end of text, such as word or sentencepiece, to stand between them.")
+    return np.array(middle, np.int32)
+
+
+def _answer(probabilities_C: np.ndarray, labels: tuple, threshold: float | None) -> dict:
+    """The most probable label, or with a threshold all labels above it; and the probabilities of the likeliest."""
+    order = np.argsort(-probabilities_C, kind="stable")
+    if threshold is None:
+        chosen = {"label": labels[order[0]], "probability": float(probabilities_C[order[0]])}
+    else:
+        chosen = {"labels": [name for name, p in zip(labels, probabilities_C, strict=True) if p >= threshold]}
+    return {**chosen, "probabilities": {labels[i]: round(float(probabilities_C[i]), 6) for i in order[:SHOWN]}}
 
 
 def _score(text: str, field: str) -> float:
@@ -273,10 +293,9 @@ def _shares(first: int, second: int, room: int) -> tuple[int, int]:
     return (room - short, short) if first > second else (short, room - short)
 
 
-def _set_metrics(logits_BC, label_set_BL, weights_B, threshold: float, class_weights_C) -> dict[str, tuple]:
+def _set_metrics(logits_BC, label_set_BC, weights_B, threshold: float, class_weights_C) -> dict[str, tuple]:
     """Binary cross-entropy, the mean over labels; a label that is there weighs its class weight. Accuracy is that of whole sets."""
-    numbers_C = jnp.arange(1, logits_BC.shape[-1] + 1, dtype=label_set_BL.dtype)
-    gold_BC = jnp.any(label_set_BL[:, :, None] == numbers_C[None, None], axis=1)
+    gold_BC = label_set_BC != 0
     loss_BC = jax.nn.softplus(jnp.where(gold_BC, -logits_BC, logits_BC)) * jnp.where(gold_BC, class_weights_C[None], 1.0)
     right_B = jnp.all((jax.nn.sigmoid(logits_BC) >= threshold) == gold_BC, axis=-1)
 

@@ -1,9 +1,11 @@
 """The intent of an utterance and its slots at once.
 
-Raw item: {"words": [str], "tags": [str], "label": str}. Batch keys: those of tasks/tagging.py, and label int32 [B].
+Raw item: {"words": [str], "tags": [str], "label": str}. Batch keys: those of tasks/tagging.py, and label int32 [B], -1 where the item has
+none: its intent counts for nothing.
 """
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -36,9 +38,9 @@ class Task(TaggedWords):
 
     intent_weight: float = 1.0
 
-    def fit(self, items: Any) -> dict:
-        """Returns the train split's tags, scheme, characters and intents. Errors: UserError where there are no intents."""
-        facts = super().fit(items)
+    def fit(self, items: Iterable[dict]) -> dict:
+        """Returns the train split's tags, scheme, characters and intents. Errors: UserError where an item has none, or all have one."""
+        facts = super().fit(_labelled(items))
         if len(facts["labels"]) < 2:
             raise UserError(f'task: expected two or more intents in field "label" of the train split, got {facts["labels"]}.')
         return facts
@@ -49,10 +51,11 @@ class Task(TaggedWords):
 
     def example(self, raw: dict) -> list[dict[str, np.ndarray]]:
         """Raw item -> the examples of its parts, each with the intent. Errors: UserError for an intent that the train split has not."""
-        label = raw.get("label", self.labels[0])
-        if label not in self.labels:
+        label = raw.get("label")
+        if label is not None and label not in self.labels:
             raise UserError(unknown("task: label", label, self.labels))
-        return [{**part, "label": np.int32(self.labels.index(label))} for part in super().example(raw)]
+        number = np.int32(-1 if label is None else self.labels.index(label))
+        return [{**part, "label": number} for part in super().example(raw)]
 
     def forward(self, model: Any, batch: dict, deterministic: bool) -> Scores:
         """Returns the model's scores of a batch."""
@@ -66,10 +69,11 @@ class Task(TaggedWords):
         words_BW = batch["words"] * (batch["weights"] != 0)
         real_B = jnp.any(words_BW != 0, axis=1).astype(jnp.float32)
         slots = jnp.sum(tag_losses(scores, batch["tags"], words_BW))
-        intents = cross_entropy(scores.intent_BI, batch["label"], real_B)
+        intents = cross_entropy(scores.intent_BI, batch["label"], real_B * (batch["label"] >= 0))
+        rows = jnp.sum(real_B)
         found = {
-            "loss": (slots + self.intent_weight * intents.loss, intents.weight),
-            "slot_loss": (slots, intents.weight),
+            "loss": (slots + self.intent_weight * intents.loss, rows),
+            "slot_loss": (slots, rows),
             "intent_loss": (intents.loss, intents.weight),
             "intent_accuracy": (intents.correct, intents.weight),
         }
@@ -108,3 +112,12 @@ class Task(TaggedWords):
     def _scores(self, model: Any, params: Any, batch: dict, rng: jax.Array | None) -> Scores:
         rngs = None if rng is None else {"dropout": rng}
         return model.apply({"params": params}, batch, rng is None, method=self.forward, rngs=rngs)
+
+
+def _labelled(items: Iterable[dict]) -> Iterator[dict]:
+    """Yields the items. Errors: UserError for one without an intent: it would be trained for another's."""
+    for number, raw in enumerate(items):
+        if raw.get("label") is None:
+            words = " ".join(map(str, raw.get("words", [])))[:60]
+            raise UserError(f'task: item {number} of the train split ("{words}") has no intent in field "label"; every one needs it.')
+        yield raw

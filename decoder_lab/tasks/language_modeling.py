@@ -33,8 +33,9 @@ class Task:
     text_field: str = "text"
 
     def example(self, raw: dict) -> dict[str, np.ndarray]:
-        """Raw example -> {"tokens": int32 [T]}."""
-        return {"tokens": self.tokenizer.encode(raw[self.text_field])}
+        """Raw example -> {"tokens": int32 [T]}, with what the tokenizer puts before a text."""
+        before = np.array(getattr(self.tokenizer, "start_ids", ()), np.int32)
+        return {"tokens": np.concatenate([before, self.tokenizer.encode(raw[self.text_field])]).astype(np.int32)}
 
     def fingerprint(self) -> str:
         """Changes with whatever changes `example`."""
@@ -55,17 +56,14 @@ class Task:
         rngs = {"dropout": rng} if training else None
         outputs = model.apply({"params": params}, batch, not training, bool(self.loss_chunk), method=self.forward, rngs=rngs)
         regularised = dict(label_smoothing=self.label_smoothing, z_loss=self.z_loss) if training else {}
-        if self.loss_chunk:
-            sums = cross_entropy.chunked_cross_entropy(
-                lambda hidden: model.apply({"params": params}, hidden, method="unembed"),
-                outputs,
-                batch["labels"],
-                batch["weights"],
-                chunk=self.loss_chunk,
-                **regularised,
-            )
-        else:
-            sums = cross_entropy.cross_entropy(outputs, batch["labels"], batch["weights"], **regularised)
+        sums = cross_entropy.either_cross_entropy(
+            lambda hidden_BTD: model.apply({"params": params}, hidden_BTD, method="unembed"),
+            outputs,
+            batch["labels"],
+            batch["weights"],
+            chunk=self.loss_chunk,
+            **regularised,
+        )
         return {"loss": (sums.loss, sums.weight), "nll": (sums.nll, sums.weight), "accuracy": (sums.correct, sums.weight)}
 
     def summary(self, means: dict[str, float], rows: Any) -> dict[str, float]:

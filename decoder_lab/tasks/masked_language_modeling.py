@@ -62,8 +62,9 @@ class Task:
         return {"vocab_size": size, "source_vocab_size": size}
 
     def example(self, raw: dict) -> dict[str, np.ndarray]:
-        """Raw example -> {"tokens": int32 [T]}."""
-        return {"tokens": self.tokenizer.encode(raw[self.text_field])}
+        """Raw example -> {"tokens": int32 [T]}, with what the tokenizer puts before a text."""
+        before = np.array(getattr(self.tokenizer, "start_ids", ()), np.int32)
+        return {"tokens": np.concatenate([before, self.tokenizer.encode(raw[self.text_field])]).astype(np.int32)}
 
     def fingerprint(self) -> str:
         """Changes with whatever changes `example`."""

@@ -19,14 +19,24 @@ from decoder_lab.core.errors import UserError
 from decoder_lab.ops import cross_entropy
 
 
-def problems(kw) -> list[str]:
-    """Shares lie in [0, 1), and a text has room for a token and its end."""
+def problems(kw, length) -> list[str]:
+    """Shares lie in [0, 1), a text has room for a token and its end, and both texts for each other."""
     found = []
     if not 0 <= kw["label_smoothing"] < 1:
         found.append(f"label_smoothing: got {kw['label_smoothing']}, expected a share in [0, 1).")
     for name in ("max_source_length", "max_target_length"):
         if kw[name] is not None and kw[name] < 2:
             found.append(f"{name}: got {kw[name]}, expected 2 or more.")
+    if found or length is None:
+        return found
+    source, target = kw["max_source_length"], kw["max_target_length"]
+    target = target or (length // 2 if source is None else length - source)  # as `Task._most`
+    source = source or length - target
+    if source + target > length or min(source, target) < 1:
+        found.append(
+            f"a source of {source} tokens and a target of {target} do not fit a row of {length}: lower max_source_length or "
+            "max_target_length, or raise --config.sequence_length."
+        )
     return found
 
 
@@ -61,11 +71,6 @@ class Task:
             raise UserError(
                 "prefix_language_modeling: data.tokenizer has no eos token, which stands between source and target and ends the row. "
                 "Tokenizers with one: sentencepiece, byte, word, huggingface (where its file names one)."
-            )
-        if sum(self._most) > self.length or min(self._most) < 1:
-            raise UserError(
-                f"prefix_language_modeling: a source of {self._most[0]} tokens and a target of {self._most[1]} do not fit a row of "
-                f"{self.length}: lower task.kw.max_source_length or max_target_length, or raise --config.sequence_length."
             )
 
     @property

@@ -18,12 +18,17 @@ from decoder_lab.data.question_windows import QuestionWindows
 MASKED = -1e9  # a logit that no real one comes near, finite so that its gradient is
 
 
-def problems(kw) -> list[str]:
-    """Lengths are counted from 1, and characters may be left out."""
+def problems(kw, length) -> list[str]:
+    """Lengths are counted from 1, characters may be left out, and a row has room for a question and something of its context."""
     names = ("stride", "max_question_length", "max_answer_length")
     found = [f"{name}: got {kw[name]}, expected 1 or more." for name in names if kw[name] < 1]
     if kw["max_characters"] < 0:
         found.append(f"max_characters: got {kw['max_characters']}, expected 0 (none) or more.")
+    if length is not None and length < kw["max_question_length"] + 3:
+        found.append(
+            f"max_question_length: sequence_length={length} leaves no room beside a question of {kw['max_question_length']} tokens. Raise "
+            "--config.sequence_length, or lower the other."
+        )
     return found
 
 

@@ -59,10 +59,13 @@ class Task:
         }
 
     def _cut(self, side: str, tokens_T: np.ndarray) -> np.ndarray:
-        if len(tokens_T) > self.length:
+        tokenizer = self.source_tokenizer if side == "source" else self.tokenizer
+        start, end = (np.array(getattr(tokenizer, name, ()), np.int32) for name in ("start_ids", "end_ids"))
+        room = self.length - len(start) - len(end)
+        if len(tokens_T) > room:
             what = f"{side}s of more than {self.length} tokens (sequence_length) cut"
             self.counts[what] = self.counts.get(what, 0) + 1
-        return np.asarray(tokens_T[: self.length], np.int32)
+        return np.concatenate([start, tokens_T[:room], end]).astype(np.int32)
 
     def dummy(self) -> dict[str, np.ndarray]:
         """The smallest batch that `forward` reads."""

@@ -21,8 +21,8 @@ from decoder_lab.ops import cross_entropy
 SIGMOID_K = 15.0  # of the inverse sigmoid schedule, with the run counted from 0 to 100
 
 
-def problems(kw) -> list[str]:
-    """Shares lie in [0, 1], and a text has room for one token and its end."""
+def problems(kw, length) -> list[str]:
+    """Shares lie in [0, 1], a text has room for one token and its end, and rows are long enough."""
     found = []
     if not 0 <= kw["label_smoothing"] < 1:
         found.append(f"label_smoothing: got {kw['label_smoothing']}, expected a share in [0, 1).")
@@ -32,9 +32,13 @@ def problems(kw) -> list[str]:
         found.append('sampling_rate does nothing without scheduled_sampling="linear" or "inverse_sigmoid".')
     if not kw["sampling_rate"] and kw["scheduled_sampling"] != "none":
         found.append(f'scheduled_sampling="{kw["scheduled_sampling"]}" needs a sampling_rate above 0, such as 0.25.')
+    if kw["loss_chunk"] < 0:
+        found.append(f"loss_chunk: got {kw['loss_chunk']}, expected 0 (all at once) or more.")
     for name in ("max_source_length", "max_target_length"):
         if kw[name] is not None and kw[name] < 2:
             found.append(f"{name}: got {kw[name]}, expected 2 or more (a token and eos).")
+        if length is not None and (kw[name] or 0) > length:
+            found.append(f"{name}: got {kw[name]}, expected at most {length}: raise --config.sequence_length.")
     return found
 
 
@@ -53,7 +57,9 @@ class Task:
       sampling_rate: what that share is multiplied by: its value at the end.
       max_source_length: longest source, its eos included; None is `length`.
       max_target_length: longest target, its eos included; None is `length`.
-      source_eos: whether a source ends with eos too.
+      source_eos: whether a source ends with eos too. What the tokenizer puts before a text (`start_ids`) stands before it in any case.
+      start_ids: what the decoder reads before a target; (): eos. T5 and Marian begin after padding, BART after eos and its own beginning.
+      loss_chunk: time steps whose logits are held at once; 0 holds [B,T,V] whole.
       too_long: "truncate" keeps the beginning (of a source with its eos; a target that was cut has none, as its text goes on), "drop"
         leaves the pair out of training and of the mean loss. What is generated from always has its beginning.
     """
@@ -67,7 +73,9 @@ class Task:
     max_source_length: int | None = None
     max_target_length: int | None = None
     source_eos: bool = True
+    start_ids: tuple[int, ...] = ()
     too_long: Literal["truncate", "drop"] = "truncate"
+    loss_chunk: int = 0
 
     batching = "examples"
     counts: dict = dataclasses.field(default_factory=dict, init=False, compare=False, repr=False)  # what `example` had to cut or leave out
@@ -83,11 +91,6 @@ class Task:
                 f"sequence_to_sequence: data.{lacking[0]} has no eos token, which ends every text. Tokenizers with one: sentencepiece, "
                 f"byte, word, huggingface (where its file names one), character with --config.data.{lacking[0]}.kw.eos=true."
             )
-        for name in ("max_source_length", "max_target_length"):
-            if getattr(self, name) is not None and getattr(self, name) > self.length:
-                raise UserError(
-                    f"task.kw.{name}: got {getattr(self, name)}, expected at most {self.length}: raise --config.sequence_length."
-                )
 
     def texts(self, raw: dict) -> Iterator[str]:
         """What `tokenizer` learns from."""
@@ -100,7 +103,8 @@ class Task:
     def example(self, raw: dict) -> dict[str, np.ndarray] | list:
         """Raw pair -> the features of one example, each of its own length; [] where it is too long and `too_long` is "drop"."""
         source, target = self._source(raw), self.tokenizer.encode(_field(raw, "target"))
-        labels = np.append(target, self.tokenizer.eos_id)
+        start = self._start()
+        labels = np.concatenate([np.zeros(len(start) - 1, np.int32), target, [self.tokenizer.eos_id]])
         most_source, most_target = self.max_source_length or self.length, self.max_target_length or self.length
         for side, got, most in (("source", len(source), most_source), ("target", len(labels), most_target)):
             if got > most:
@@ -109,14 +113,15 @@ class Task:
         if self.too_long == "drop" and (len(source) > most_source or len(labels) > most_target):
             return []
         source, labels = self._cut(source), labels[:most_target].astype(np.int32)
-        tokens = np.concatenate([[self.tokenizer.eos_id], labels[:-1]]).astype(np.int32)
+        tokens = np.concatenate([start, labels[len(start) - 1 : -1]]).astype(np.int32)
+        predicted = (np.arange(len(labels)) >= len(start) - 1).astype(np.float32)
         return {
             "source": source,
             "source_segments": np.ones(len(source), np.int32),
             "tokens": tokens,
             "segments": np.ones(len(tokens), np.int32),
             "labels": labels,
-            "weights": np.ones(len(labels), np.float32),
+            "weights": predicted,
         }
 
     def _count(self, what: str) -> None:
@@ -125,11 +130,15 @@ class Task:
     def prompt(self, raw: dict) -> dict:
         """Raw item with a source -> what the decoder begins with, and the unpadded features that the encoder reads."""
         source = self._cut(self._source(raw))
-        return {"tokens": [self.tokenizer.eos_id], "inputs": {"source": source, "source_segments": np.ones(len(source), np.int32)}}
+        return {"tokens": self._start(), "inputs": {"source": source, "source_segments": np.ones(len(source), np.int32)}}
+
+    def _start(self) -> list[int]:
+        return list(self.start_ids) or [self.tokenizer.eos_id]
 
     def _source(self, raw: dict) -> np.ndarray:
         """Returns the whole source, int32 [S]."""
-        source = self.source_tokenizer.encode(_field(raw, "source"))
+        before = np.array(getattr(self.source_tokenizer, "start_ids", ()), np.int32)
+        source = np.concatenate([before, self.source_tokenizer.encode(_field(raw, "source"))])
         return np.append(source, self.source_tokenizer.eos_id).astype(np.int32) if self.source_eos else np.asarray(source, np.int32)
 
     def _cut(self, source: np.ndarray) -> np.ndarray:
@@ -141,14 +150,14 @@ class Task:
     def fingerprint(self) -> str:
         """Changes with whatever changes `example`."""
         sizes = f"{self.max_source_length or self.length} {self.max_target_length or self.length}"
-        return f"sequence_to_sequence 1 {sizes} {self.source_eos} {self.too_long}"
+        return f"sequence_to_sequence 1 {sizes} {self.source_eos} {self.too_long}" + (f" {self.start_ids}" if self.start_ids else "")
 
     def dummy(self) -> dict[str, np.ndarray]:
         """The smallest batch that `forward` reads."""
         return {name: np.ones((1, 1), np.int32) for name in ("source", "source_segments", "tokens", "segments")}
 
-    def forward(self, model: Any, batch: dict, deterministic: bool, sampling_rate: Any = None) -> jax.Array:
-        """Bound model, batch -> logits_BTV float32. `sampling_rate` goes to decoders that know scheduled sampling."""
+    def forward(self, model: Any, batch: dict, deterministic: bool, sampling_rate: Any = None, return_hidden: bool = False) -> jax.Array:
+        """Bound model, batch -> logits_BTV float32, or hidden_BTD. `sampling_rate` goes to decoders that know scheduled sampling."""
         if not hasattr(model, "encode"):
             raise UserError(
                 "sequence_to_sequence needs a model with an encoder, such as --config.model.name=encoder_decoder; a decoder-only model "
@@ -156,7 +165,7 @@ class Task:
             )
         extra = {} if sampling_rate is None else {"sampling_rate": sampling_rate}
         places = dict(segments_BT=batch["segments"], source_BS=batch["source"], source_segments_BS=batch["source_segments"])
-        return model(batch["tokens"], **places, **extra, deterministic=deterministic)[0]
+        return model(batch["tokens"], **places, **extra, deterministic=deterministic, return_hidden=return_hidden)[0]
 
     def sampling_rate_at(self, progress: Any) -> jax.Array:
         """Returns the probability with which a decoder's input is its own draw, when a share `progress` of the run is done."""
@@ -174,9 +183,15 @@ class Task:
             rngs = {"dropout": dropout, "sampling": sampling}
             if self.scheduled_sampling != "none":
                 rate = self.sampling_rate_at(0.0 if progress is None else progress)
-        logits_BTV = model.apply({"params": params}, batch, not training, rate, method=self.forward, rngs=rngs)
-        smoothing = self.label_smoothing if training else 0.0
-        sums = cross_entropy.cross_entropy(logits_BTV, batch["labels"], batch["weights"], label_smoothing=smoothing)
+        outputs = model.apply({"params": params}, batch, not training, rate, bool(self.loss_chunk), method=self.forward, rngs=rngs)
+        sums = cross_entropy.either_cross_entropy(
+            lambda hidden_BTD: model.apply({"params": params}, hidden_BTD, method="unembed"),
+            outputs,
+            batch["labels"],
+            batch["weights"],
+            chunk=self.loss_chunk,
+            label_smoothing=self.label_smoothing if training else 0.0,
+        )
         return {"loss": (sums.loss, sums.weight), "nll": (sums.nll, sums.weight), "accuracy": (sums.correct, sums.weight)}
 
     def summary(self, means: dict[str, float], rows: Any) -> dict[str, float]:

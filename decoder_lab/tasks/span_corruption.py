@@ -115,6 +115,11 @@ class Task:
             "weights": segments_BU.astype(jnp.float32),
         }
 
+    def flops_per_token(self, model: Any, length: int) -> float | None:
+        """Returns forward and backward FLOPs a token of rows of `length`, which become two texts; None where the model does not know."""
+        size = corruption.span_sizes(length, self.rate, self.mean_span)
+        return model.flops(size.inputs, size.targets) / length if hasattr(model, "flops") else None
+
     def metrics(self, model: Any, params: Any, batch: dict, *, rng: jax.Array | None = None, progress: Any = None) -> dict[str, tuple]:
         """Returns {name: (sum, weight)} over the tokens of targets; `rng` seeds spans and dropout in training, None is evaluation."""
         span_key, dropout_key = (None, None) if rng is None else jax.random.split(rng)

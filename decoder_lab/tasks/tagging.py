@@ -14,6 +14,7 @@ import numpy as np
 from decoder_lab.core.errors import UserError
 from decoder_lab.data.tagged_words import TaggedWords
 from decoder_lab.layers.tagging import Scores, best_tags, tag_losses
+from decoder_lab.ops import tag_schemes
 
 
 def problems(kw) -> list[str]:
@@ -32,7 +33,9 @@ class Task(TaggedWords):
 
     Attributes:
       word_dropout: share of the tokens that stand as the tokenizer's unknown token while training, for tokenizers that have one.
-      constrained_training: whether the CRF gives no probability to what the scheme forbids while training too.
+      constrained_training: whether the CRF gives no probability to what the scheme forbids while training too. Examples whose tags it
+        forbids (a split that breaks the scheme, tags that the train split does not have, a span cut at `length`) then have weight 0: they
+        count for neither loss nor accuracy, but are predicted. How many there are is said.
       decoding: "viterbi" is the best path that keeps to the scheme, "argmax" each word's best tag; "auto" is the former with a CRF, the
         latter without.
     """
@@ -44,6 +47,20 @@ class Task(TaggedWords):
     def __post_init__(self):
         if self.word_dropout and getattr(self.tokenizer, "unknown_id", None) is None:
             raise UserError("task.kw.word_dropout: the tokenizer has no unknown token. Use the word tokenizer, or set it to 0.")
+
+    def example(self, raw: dict) -> list[dict[str, np.ndarray]]:
+        """Raw item -> the examples of its parts; where training is constrained, with weight 0 where their tags are forbidden."""
+        parts = super().example(raw)
+        for part in parts if self.constrained_training and self.found_scheme != "none" else ():
+            names = [self.tags[number] for number in part["tags"]]
+            if part["weights"].any() and tag_schemes.first_violation(names, self.found_scheme) is not None:
+                self._count("sentences or parts of them whose tags constrained_training forbids (they have weight 0)")
+                part["weights"] = np.zeros_like(part["weights"])
+        return parts
+
+    def fingerprint(self) -> str:
+        """Changes with whatever changes `example`."""
+        return f"{super().fingerprint()} {self.constrained_training}"
 
     def forward(self, model: Any, batch: dict, deterministic: bool) -> Scores:
         """Returns the model's scores of a batch."""

@@ -12,7 +12,7 @@ from decoder_lab.parallel import mesh as meshes
 
 
 class Context:
-    """The parts of an experiment.
+    """The parts of an experiment, each made when it is first asked for.
 
     Attributes:
       model, task, tokenizer, source_tokenizer, mesh: as the config says.
@@ -22,14 +22,26 @@ class Context:
 
     def __init__(self, experiment: Any):
         self._experiment = experiment
-        self.model = experiment.model
-        self.task = experiment.task
-        self.tokenizer = experiment.tokenizer
-        self.mesh = experiment.mesh
         self.batch_size = experiment.config.batch_size
         self.max_length = experiment.config.sequence_length
         self.seed = experiment.config.seed
         self.workdir = experiment.workdir
+
+    @property
+    def model(self) -> Any:
+        return self._experiment.model
+
+    @property
+    def task(self) -> Any:
+        return self._experiment.task
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh:
+        return self._experiment.mesh
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._experiment.tokenizer
 
     @property
     def source_tokenizer(self) -> Any:

@@ -15,11 +15,11 @@ from decoder_lab.core import config as config_lib
 from decoder_lab.core import durations, lookup, tree, writer
 from decoder_lab.core.errors import UserError
 from decoder_lab.data import build, feed
-from decoder_lab.layers import transformer
 from decoder_lab.optim import optimizer as optim
 from decoder_lab.parallel import mesh as meshes
 from decoder_lab.training import step as steps
 from decoder_lab.training import summary as summaries
+from decoder_lab.training.adaptation import Adaptation, adapter_of, one_text_a_row
 from decoder_lab.training.context import Context
 
 
@@ -40,7 +40,7 @@ class Experiment:
     def of_run(self, workdir: pathlib.Path) -> "Experiment":
         """The experiment of another run's folder. Errors: UserError where it holds none."""
         if not (workdir / "config.json").is_file():
-            raise UserError(f"expected the folder of a run (with a config.json), got {workdir}.")
+            raise UserError(f"expected the folder of a run (with a config.json), got {workdir.absolute()}.")
         return Experiment(config_lib.from_json((workdir / "config.json").read_text()), workdir, self.report)
 
     @functools.cached_property
@@ -69,8 +69,14 @@ class Experiment:
         return found | (self.task.sizes() if hasattr(self.task, "sizes") else {})
 
     @functools.cached_property
+    def adaptation(self) -> Adaptation:
+        """Which parameters there are, and which of them are trained."""
+        key = jax.random.fold_in(jax.random.key(self.config.seed), 2)
+        return Adaptation(adapter_of(self.config), make_model(self.config, **self.sizes), self.task, key)
+
+    @property
     def model(self) -> Any:
-        return make_model(self.config, **self.sizes)
+        return self.adaptation.model
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
@@ -136,7 +142,8 @@ class Experiment:
 
     @functools.cached_property
     def _optimizer(self) -> tuple:
-        return optim.make(self.config, self.clockwork.total_steps, self.clockwork.steps, self.parameter_shapes)
+        times = self.clockwork.total_steps, self.clockwork.steps
+        return optim.make(self.config, *times, self.adaptation.trained_shapes, self.adaptation.scaling(*times))
 
     @property
     def optimizer(self) -> Any:
@@ -147,32 +154,33 @@ class Experiment:
         return self._optimizer[1]
 
     def init_params(self) -> Any:
-        """Fresh parameters, laid out over the mesh."""
+        """Fresh parameters of the model itself, laid out over the mesh."""
         key = jax.random.fold_in(jax.random.key(self.config.seed), 0)
-        params = transformer.init_params(self.model, key, self.task.dummy(), True, method=self.task.forward)
-        return meshes.replicate(params, self.mesh)
+        return meshes.replicate(self.adaptation.draw(key), self.mesh)
 
     def training_metrics(self, params: Any, batch: dict, key: jax.Array, progress: Any = None) -> dict[str, tuple]:
         """The task's {name: (sum, weight)} of a training batch."""
         return self.task.metrics(self.model, params, batch, rng=key, progress=progress)
 
-    @functools.cached_property
+    @property
     def parameter_shapes(self) -> Any:
-        return jax.eval_shape(self.init_params)
+        """Of everything that the model computes with."""
+        return self.adaptation.shapes
 
     def summary(self) -> str:
         """One line of what runs where."""
         return summaries.line(self)
 
-    @property
-    def num_parameters(self) -> int:
-        return tree.count(self.parameter_shapes)
+    def init_state(self, params: Any = None, added: dict | None = None) -> steps.TrainState:
+        """The state before the first step, laid out over the mesh; from fresh parameters, or from those given.
 
-    def init_state(self, params: Any = None) -> steps.TrainState:
-        """The state before the first step, laid out over the mesh; from fresh parameters, or from those given."""
-        params = self.init_params() if params is None else params
+        `params` are the model's own, `added` the values of what the adapter adds, {path: array}, where they are not to be fresh.
+        """
+        joined = self.adaptation.joined(self.init_params() if params is None else params)
+        params, frozen = self.adaptation.split(tree.join(joined, tree.nest(added or {})))
         # not compiled as a whole: zeros cost nothing, but one kernel each in a program of their own
         state = steps.init_state(params, self.optimizer, self.config.seed, self.config.ema > 0)
+        state = state.replace(frozen=frozen, adapter=self.adaptation.begin(params))
         return meshes.replicate(tree.unshared(state), self.mesh)
 
     def train_step(self, compiling: Callable[[], Any] = contextlib.nullcontext) -> Callable:
@@ -180,7 +188,8 @@ class Experiment:
 
         A batch of a shape that did not come before is compiled for, inside the context that `compiling` makes.
         """
-        config = self.config
+        config, adapter = self.config, self.adaptation.adapter
+        one_text_a_row(adapter, self)
         step = steps.make_train_step(
             self.training_metrics,
             self.optimizer,
@@ -189,22 +198,10 @@ class Experiment:
             ema=config.ema,
             on_nonfinite=config.on_nonfinite,
             total_steps=self.clockwork.total_steps,
+            adapter=None if adapter is None else steps.Hooks(adapter, self.clockwork.total_steps, self.clockwork.steps),
         )
         compiled = jax.jit(step, donate_argnums=0, out_shardings=meshes.replicated(self.mesh))
-        planned = self.feed.shapes if self.by_example else []
-        seen: list[dict] = []
-
-        def watched(state: steps.TrainState, batch: dict) -> tuple[steps.TrainState, dict]:
-            shapes = {name: f"{x.dtype}{list(x.shape)}" for name, x in batch.items()}
-            if shapes not in seen:
-                if seen and shapes not in planned:
-                    self.report(f"the step is compiled again: a batch of new shapes came, {shapes}; before: {seen[-1]}")
-                seen.append(shapes)
-                with compiling():
-                    return compiled(state, batch)
-            return compiled(state, batch)
-
-        return watched
+        return _watched(compiled, self.feed.shapes if self.by_example else [], self.report, compiling)
 
     def clock(self) -> clocks.Clock:
         """Measures the run's speed, in tokens that are not padding; MFU where the model knows its FLOPs."""
@@ -213,12 +210,15 @@ class Experiment:
         if self.by_example:
             tokens, length = self.feed.tokens_per_step, round(self.feed.tokens_per_step / self.feed.examples_per_step)
         flops = getattr(self.model, "flops_per_token", None)
+        if of_task := getattr(self.task, "flops_per_token", None):  # what the model reads is not the row itself
+            flops = functools.partial(of_task, self.model)
         peak = clocks.peak_flops(self.mesh.devices.flat[0].device_kind, self.mesh.size)
         return clocks.Clock(tokens, flops(length) if flops else None, peak)
 
     def evaluation_params(self, state: steps.TrainState) -> Any:
         """The parameters to evaluate and to generate with: the average where there is one, or what a schedule-free optimiser says."""
-        return state.ema if state.ema is not None else optim.evaluation_params(state.opt_state, state.params)
+        average = state.ema if state.ema is not None else optim.evaluation_params(state.opt_state, state.params)
+        return steps.joined(average, state.frozen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,9 +236,27 @@ class ExampleClockwork(durations.Clockwork):
         return max(1, round(number / a_step)) if number > 0 else 0
 
 
+def _watched(step: Callable, planned: list[dict], report: Callable[[str], None], compiling: Callable[[], Any]) -> Callable:
+    """Returns the compiled step; the first batch of each shape goes through it inside `compiling()`, an unplanned one is told of."""
+    seen: list[dict] = []
+
+    def watched(state: steps.TrainState, batch: dict) -> tuple[steps.TrainState, dict]:
+        shapes = {name: f"{x.dtype}{list(x.shape)}" for name, x in batch.items()}
+        if shapes not in seen:
+            if seen and shapes not in planned:
+                report(f"the step is compiled again: a batch of new shapes came, {shapes}; before: {seen[-1]}")
+            seen.append(shapes)
+            with compiling():
+                return step(state, batch)
+        return step(state, batch)
+
+    return watched
+
+
 def make_model(config: Any, vocab_size: int, **sizes: int) -> Any:
     """The config's model for a vocabulary of this size and what else the task says (`Task.sizes`). Errors: UserError where a size lacks."""
-    given = dict(max_length=config.sequence_length, dtype=jnp.dtype(config.dtype), vocab_size=vocab_size, **sizes)
+    longer = getattr(adapter_of(config), "lengthens", 0)
+    given = dict(max_length=config.sequence_length + longer, dtype=jnp.dtype(config.dtype), vocab_size=vocab_size, **sizes)
     try:
         return lookup.make("model", config.model, **given)
     except UserError as error:
@@ -248,12 +266,10 @@ def make_model(config: Any, vocab_size: int, **sizes: int) -> Any:
 
 
 def make_evaluators(experiment: Experiment) -> dict[str, tuple[Any, int]]:
-    """Returns {name: (evaluator, steps between its runs)} of the config's evaluators."""
-    context = Context(experiment)
-    return {
-        name: (lookup.make("evaluator", plugin, context=context), experiment.clockwork.steps(plugin.every))
-        for name, plugin in experiment.config.evaluators.items()
-    }
+    """Returns {name: (evaluator, steps between its runs)} of the config's evaluators; what one lacks is said before data is made."""
+    context, plugins = Context(experiment), experiment.config.evaluators
+    made = {name: lookup.make("evaluator", plugin, context=context) for name, plugin in plugins.items()}
+    return {name: (evaluator, experiment.clockwork.steps(plugins[name].every)) for name, evaluator in made.items()}
 
 
 def make_writers(config: Any, workdir: pathlib.Path, start: int) -> writer.Writers:

@@ -22,6 +22,7 @@ def train(experiment: experiments.Experiment, workdir: pathlib.Path, on_start: C
     dispatched before the numbers of the step before it are read: the device never waits for the host. `on_start` is called once the
     state to start from has been made or restored: only then is it sure that this config and this workdir belong together.
     """
+    evaluators = experiments.make_evaluators(experiment)
     config, clock = experiment.config, experiment.clockwork
     total, save_every = clock.total_steps, clock.steps(config.checkpoint.every)
     experiment.check_batch_size()
@@ -31,7 +32,6 @@ def train(experiment: experiments.Experiment, workdir: pathlib.Path, on_start: C
     if start > total:
         raise UserError(f"total_steps: got {total}, but the run in {workdir} is at step {start} already.")
     on_start()
-    evaluators = experiments.make_evaluators(experiment)
     with (
         saver,
         contextlib.closing(Numbers(experiment, workdir, start, meta)) as numbers,
@@ -50,7 +50,7 @@ def train(experiment: experiments.Experiment, workdir: pathlib.Path, on_start: C
                     numbers.evaluated(step, name, evaluators[name][0], state)
                 if save or stopping or numbers.improved(step):
                     with numbers.clock.pause():
-                        saver.save(step, state, meta=numbers.meta(step), metrics=numbers.results(step))
+                        saver.save(step, state.replace(frozen=None), meta=numbers.meta(step), metrics=numbers.results(step))
             if stopping or step == total:
                 break
             state, metrics = train_step(state, next(batches))
@@ -61,5 +61,5 @@ def train(experiment: experiments.Experiment, workdir: pathlib.Path, on_start: C
 
 def evaluate(experiment: experiments.Experiment, saver: Any, checkpoint: str | int, only: dict[str, Any]) -> tuple[int, dict]:
     """Returns (step, {name/metric: value}) of the evaluators in `only` for one checkpoint of a run."""
-    state, _, step = saver.restore(resume.template(experiment), checkpoint)
+    state, _, step = resume.restore(experiment, saver, checkpoint)
     return step, {f"{name}/{key}": value for name, evaluator in only.items() for key, value in evaluator.run(state).items()}

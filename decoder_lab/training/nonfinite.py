@@ -30,9 +30,9 @@ def write_down(experiment: Any, workdir: pathlib.Path, step: int, state: steps.T
     index = step - 1  # the step that led from `index` to `step`
     np.savez(folder / "batch.npz", **experiment.feed.batch(index))
     since = state.step - index  # steps since then, none of them applied
-    before = state.replace(step=jnp.asarray(index, jnp.int32), skipped=state.skipped - since, halted=jnp.zeros((), bool))
+    before = state.replace(step=jnp.asarray(index, jnp.int32), skipped=state.skipped - since, halted=jnp.zeros((), bool), frozen=None)
     shutil.rmtree(folder / STATE, ignore_errors=True)
-    Saver(folder / STATE).save(index, before, meta={}, wait=True)
+    Saver(folder / STATE).save(index, before, meta={"base": experiment.adaptation.origin}, wait=True)
     key = jax.random.key_data(jax.random.fold_in(state.key, index))
     (folder / "step.json").write_text(json.dumps({"step": index, "key": np.asarray(key).tolist()}) + "\n")
     return folder
@@ -44,7 +44,7 @@ def replay(experiment: Any, workdir: pathlib.Path) -> Iterator[str]:
     if not (folder / "step.json").is_file():
         raise UserError(f"{workdir} holds no step to replay: {folder}/step.json is written when a run stops at a non-finite step.")
     index = json.loads((folder / "step.json").read_text())["step"]
-    state, _, _ = Saver(folder / STATE).restore(resume.template(experiment), index)
+    state, _, _ = resume.restore(experiment, Saver(folder / STATE), index)
     with np.load(folder / "batch.npz") as stored:
         batch = dict(stored)
 
@@ -52,7 +52,7 @@ def replay(experiment: Any, workdir: pathlib.Path) -> Iterator[str]:
     def gradients(state, batch):
         key = jax.random.fold_in(state.key, state.step)
         metrics_fn = steps.at_step(experiment.training_metrics, state.step, experiment.clockwork.total_steps)
-        return steps.sum_gradients(metrics_fn, state.params, batch, key, experiment.config.accumulate)
+        return steps.sum_gradients(steps.of_trained(metrics_fn, state.frozen), state.params, batch, key, experiment.config.accumulate)
 
     grads, metrics = gradients(state, batch)
     total, weight = metrics["loss"]

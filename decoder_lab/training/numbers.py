@@ -114,7 +114,9 @@ class Numbers:
         about = {
             "data_position": step,
             "data": self.experiment.rows("train").key,
+            "layout": getattr(self.experiment.feed, "layout", None),
             "best": self.best,
+            "base": self.experiment.adaptation.origin,
             "config": json.loads(config_lib.to_json(config)),
         }
         return {**about, "config_hash": config_lib.digest(config), "versions": runtime.versions()}

@@ -1,7 +1,10 @@
-"""Where a run starts: 1 the workdir's newest checkpoint, 2 part of another run (`config.init_from`), 3 scratch."""
+"""Where a run starts: 1 the workdir's newest checkpoint, 2 part of another run (`config.init_from`), 3 scratch.
+
+A checkpoint of an adapted run holds what is trained. The rest comes again from where it came from, 2 or 3, and must be the same to the bit.
+"""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,6 +14,8 @@ from decoder_lab.checkpoint.saver import Saver
 from decoder_lab.core import tree
 from decoder_lab.core.errors import UserError
 from decoder_lab.parallel import mesh as meshes
+from decoder_lab.training import step as steps
+from decoder_lab.training import weights
 
 
 def make_saver(config: Any, workdir: pathlib.Path, report: Callable[[str], None]) -> Saver:
@@ -22,52 +27,116 @@ def make_saver(config: Any, workdir: pathlib.Path, report: Callable[[str], None]
 
 
 def template(experiment: Any) -> Any:
-    """Shapes, dtypes and layout of the experiment's state, for a checkpoint to be restored onto."""
+    """Shapes, dtypes and layout of what a checkpoint holds of the experiment's state: all but what an adapter leaves as it is."""
     sharding = meshes.replicated(experiment.mesh)
-    shapes = jax.eval_shape(experiment.init_state)
+    shapes = jax.eval_shape(lambda: experiment.init_state().replace(frozen=None))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
+def restore(experiment: Any, saver: Saver, checkpoint: int | str | None = None) -> tuple[Any, dict, int]:
+    """Returns (the whole state, meta, step) of a checkpoint; what it does not hold is brought from where it came from, and compared."""
+    state, meta, step = saver.restore(template(experiment), checkpoint)
+    if experiment.adaptation.adapter is not None:
+        base, _ = base_params(experiment, meta.get("base", {}))
+        state = state.replace(frozen=meshes.replicate(experiment.adaptation.split(base)[1], experiment.mesh))
+    return state, meta, step
 
 
 def start_state(experiment: Any, saver: Saver) -> tuple[Any, int, dict]:
     """Returns (state, step to go on from, what the checkpoint's meta says)."""
     if saver.steps():
-        state, meta, step = saver.restore(template(experiment))
+        state, meta, step = restore(experiment, saver)
         experiment.report(f"going on from the checkpoint of step {step}")
         if meta.get("data") != experiment.rows("train").key:
             experiment.report(
                 "warning: the training data is not what the checkpoint was trained on (text, file times or tokenisation changed)"
             )
+        elif meta.get("layout") and meta["layout"] != experiment.feed.layout:  # rows are multiples of devices * accumulate
+            experiment.report(
+                f"warning: examples come in another order from here on: batches of {experiment.feed.layout} rows, before {meta['layout']}"
+            )
         return state, step, meta
-    source = experiment.config.init_from
+    return experiment.init_state(*base_params(experiment)), 0, {}
+
+
+def base_params(experiment: Any, expected: Mapping[str, Any] | None = None) -> tuple[Any, dict]:
+    """Returns (the model's own parameters, {path: array} of what the source has of what the adapter adds): fresh, or from init_from.
+
+    `expected` is what a checkpoint says of them: the step of init_from's run and the fingerprint of those that are not trained; nothing is
+    reported then. Errors: UserError where they differ.
+    """
+    source, adaptation, expected = experiment.config.init_from, experiment.adaptation, expected or {}
+    fresh = experiment.init_params()
     if not source.workdir:
-        return experiment.init_state(), 0, {}
-    taken, step = inference_params(experiment.of_run(pathlib.Path(source.workdir)), source.checkpoint)
-    experiment.report(f"initial parameters from step {step} of {source.workdir}")
-    rules = dict(include=source.include, exclude=source.exclude, rename=source.rename.to_dict())
-    params, report = partial.init_from(experiment.init_params(), taken, rules)
-    experiment.report(str(report))
-    return experiment.init_state(params), 0, {}
+        adaptation.take(fresh, {}, expected)
+        return fresh, {}
+    taken, step = source_params(experiment, str(expected.get("checkpoint", source.checkpoint)))
+    taken, added = _without(taken, adaptation.added)
+    rules = dict(include=source.include, exclude=source.exclude, rename=source.rename.to_dict(), first_rows=source.first_rows)
+    params, report = partial.init_from(fresh, taken, rules)
+    adaptation.check_loaded(report.initial)
+    if not expected:
+        experiment.report(f"initial parameters from step {step} of {source.workdir}")
+        run = not weights.is_directory(pathlib.Path(source.workdir))
+        if run and experiment.of_run(pathlib.Path(source.workdir)).tokenizer.fingerprint() != experiment.tokenizer.fingerprint():
+            experiment.report(
+                f"warning: the tokenizer is not that of {source.workdir}: embeddings that are taken stand for other tokens here"
+            )
+        experiment.report(str(report) + (f"\nand of what the adapter adds: {len(added)}" if added else ""))
+    adaptation.take(params, {"workdir": source.workdir, "checkpoint": step}, expected)
+    return params, added
+
+
+def source_params(experiment: Any, checkpoint: str) -> tuple[Any, int]:
+    """Returns (parameters, step) of the run that init_from names: of an adapted one merged, or all that it has for the same adapter.
+
+    Of a model's directory of Hugging Face: the parameters as lazy arrays, step 0.
+    """
+    if weights.is_directory(pathlib.Path(experiment.config.init_from.workdir)):
+        return weights.initial(experiment, pathlib.Path(experiment.config.init_from.workdir)), 0
+    other = experiment.of_run(pathlib.Path(experiment.config.init_from.workdir))
+    params, step = all_params(other, checkpoint)
+    theirs, ours = other.adaptation.adapter, experiment.adaptation.adapter
+    if theirs is None or (theirs == ours and experiment.adaptation.added <= tree.flatten(params).keys()):
+        return params, step
+    return theirs.merge(params), step
 
 
 def inference_params(experiment: Any, checkpoint: str) -> tuple[Any, int]:
-    """Returns (parameters to generate with, step) of a run's checkpoint: the average where the run kept one.
+    """Returns (parameters to generate with, step) of a run's checkpoint: the average where it kept one, an adapter merged if it can be.
 
     Only they are read, unless they come out of the optimiser's state (schedule-free).
     """
+    params, step = all_params(experiment, checkpoint)
+    adapter = experiment.adaptation.adapter
+    return (params if adapter is None else adapter.folded(params)), step
+
+
+def all_params(experiment: Any, checkpoint: str) -> tuple[Any, int]:
+    """Returns (all parameters, those of an adapter beside the model's own, step) of a run's checkpoint; the average where it kept one."""
     if not (experiment.workdir / "checkpoints").is_dir():
         raise UserError(f"expected the folder of a run (with checkpoints/ in it), got {experiment.workdir}.")
     saver = make_saver(experiment.config, experiment.workdir, experiment.report)
     if experiment.config.optimizer.name.startswith("schedule_free_"):
-        state, _, step = saver.restore(template(experiment), which(checkpoint))
+        state, _, step = restore(experiment, saver, which(checkpoint))
         return experiment.evaluation_params(state), step
-    found, _, step = saver.restore_params(which(checkpoint))
+    found, meta, step = saver.restore_params(which(checkpoint))
     params = found.get("ema") or found["params"]
-    if lines := tree.diff(experiment.parameter_shapes, params):
+    if lines := tree.diff(experiment.adaptation.trained_shapes, params):
         listing = "\n".join(f"  {line}" for line in lines)
         raise UserError(
             f"checkpoint {step} of {experiment.workdir} does not fit this config (expected: this config; got: the run):\n{listing}"
         )
+    if experiment.adaptation.adapter is not None:
+        base, _ = base_params(experiment, meta.get("base", {}))
+        params = steps.joined(params, experiment.adaptation.split(base)[1])
     return params, step
+
+
+def _without(params: Any, paths: set[str]) -> tuple[Any, dict[str, Any]]:
+    """Returns (params without these paths, {path: leaf} of those that it had)."""
+    inside, rest = tree.split(params, paths)
+    return rest, tree.flatten(inside)
 
 
 def which(checkpoint: str) -> str | int:

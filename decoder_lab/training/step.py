@@ -1,5 +1,6 @@
 """One optimiser step as pure maths: sums of loss and gradient over micro-batches and devices, divided once by the global weight."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+
+from decoder_lab.core import tree
 
 
 @flax.struct.dataclass
@@ -22,6 +25,8 @@ class TrainState:
       key: typed PRNG key of the run; the key of step s is `fold_in(key, s)`.
       skipped: int32 scalar, updates that were not applied: loss or gradient was not finite, or there was nothing to predict.
       halted: bool scalar, a non-finite step came under on_nonfinite="stop"; nothing is applied any more.
+      frozen: parameters that are not trained, with an adapter; None without. Checkpoints do not hold them.
+      adapter: what the adapter remembers from step to step; None for nothing.
     """
 
     step: jax.Array
@@ -31,6 +36,39 @@ class TrainState:
     key: jax.Array
     skipped: jax.Array
     halted: jax.Array
+    frozen: Any = None
+    adapter: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """What an adapter (`adapters.base.Adapter`) adds to a step, in a run of so many steps; `steps`: duration -> steps."""
+
+    adapter: Any
+    total_steps: int
+    steps: Callable[[str], int]
+
+    def penalty(self, params: Any) -> jax.Array | None:
+        """Returns what is added to the mean loss, None for nothing."""
+        return self.adapter.penalty(params)
+
+    def follow(self, state: TrainState, grads: Any) -> Any:
+        """Returns what the adapter remembers after a step."""
+        return self.adapter.follow(state.adapter, state.params, grads, state.step, self.total_steps, self.steps)
+
+    def project(self, params: Any, memory: Any) -> Any:
+        """Returns trained parameters, or None, as the adapter restricts them."""
+        return None if params is None else self.adapter.project(params, memory)
+
+
+def joined(params: Any, frozen: Any) -> Any:
+    """Returns all parameters of a model."""
+    return params if frozen is None else tree.join(frozen, params)
+
+
+def of_trained(metrics_fn: Callable, frozen: Any) -> Callable:
+    """Returns `metrics_fn` as a function of the trained parameters alone."""
+    return metrics_fn if frozen is None else lambda params, *rest, **named: metrics_fn(joined(params, frozen), *rest, **named)
 
 
 def init_state(params: Any, optimizer: optax.GradientTransformation, seed: int, use_ema: bool) -> TrainState:
@@ -40,8 +78,10 @@ def init_state(params: Any, optimizer: optax.GradientTransformation, seed: int, 
     return TrainState(zero, params, optimizer.init(params), ema, jax.random.fold_in(jax.random.key(seed), 1), zero, jnp.zeros((), bool))
 
 
-def sum_gradients(metrics_fn: Callable, params: Any, batch: dict, key: jax.Array, accumulate: int) -> tuple[Any, dict]:
-    """Returns (gradient of the summed loss, summed metrics) over `accumulate` micro-batches.
+def sum_gradients(
+    metrics_fn: Callable, params: Any, batch: dict, key: jax.Array, accumulate: int, penalty: Callable = lambda params: None
+) -> tuple[Any, dict]:
+    """Returns (gradient of the summed loss, summed metrics) over `accumulate` micro-batches; what `penalty` returns is added to the mean.
 
     Sums, never means of means: however the examples are cut into micro-batches, the result is the same up to rounding.
     Micro-batch i takes rows i, i + accumulate, ... so that rows stay on the device that holds them.
@@ -49,7 +89,11 @@ def sum_gradients(metrics_fn: Callable, params: Any, batch: dict, key: jax.Array
 
     def loss_sum(params, batch, key):
         metrics = metrics_fn(params, batch, key)
-        return metrics["loss"][0], metrics
+        loss, weight = metrics["loss"]
+        if (extra := penalty(params)) is not None:  # beside the loss, which stays comparable with that of other runs
+            weight = jax.lax.stop_gradient(weight)
+            loss, metrics = loss + weight * extra, {**metrics, "penalty": (weight * extra, weight)}
+        return loss, metrics
 
     gradient = jax.grad(loss_sum, has_aux=True)
     if accumulate == 1:
@@ -80,6 +124,7 @@ def make_train_step(
     ema: float,
     on_nonfinite: str,
     total_steps: int | None = None,
+    adapter: Hooks | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Returns `train_step(state, batch) -> (state, metrics)`.
 
@@ -93,24 +138,31 @@ def make_train_step(
       on_nonfinite: "skip" leaves state as it was at a bad step; "stop" leaves it so from the first bad step on, so that the state
         that the loop sees one step later is still the one from which the bad step can be replayed.
       total_steps: of the whole run.
+      adapter: what an adapter adds.
     """
+    penalty = (lambda params: None) if adapter is None else adapter.penalty
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(state.key, state.step)
-        grads, metrics = sum_gradients(at_step(metrics_fn, state.step, total_steps), state.params, batch, key, accumulate)
+        trained_fn = of_trained(at_step(metrics_fn, state.step, total_steps), state.frozen)
+        grads, metrics = sum_gradients(trained_fn, state.params, batch, key, accumulate, penalty)
         loss_sum, weight = metrics["loss"]
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-6), grads)
         norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = None if state.ema is None else jax.tree.map(lambda e, p: ema * e + (1 - ema) * p, state.ema, params)
+        memory = state.adapter
+        if adapter is not None:
+            memory = adapter.follow(state, grads)
+            params, average = adapter.project(params, memory), adapter.project(average, memory)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss_sum)
         apply = finite & (weight > 0) & ~state.halted
         halted = state.halted | ~finite if on_nonfinite == "stop" else state.halted
-        new, old = (params, opt_state, average), (state.params, state.opt_state, state.ema)
-        params, opt_state, average = jax.tree.map(lambda n, o: jnp.where(apply, n, o), new, old)
+        new, old = (params, opt_state, average, memory), (state.params, state.opt_state, state.ema, state.adapter)
+        params, opt_state, average, memory = jax.tree.map(lambda n, o: jnp.where(apply, n, o), new, old)
         metrics = {**metrics, "grad_norm": (norm, 1.0), "lr": (lr_fn(state.step - state.skipped), 1.0)}
         skipped = state.skipped + jnp.where(apply, 0, 1).astype(jnp.int32)
-        return TrainState(state.step + 1, params, opt_state, average, state.key, skipped, halted), metrics
+        return TrainState(state.step + 1, params, opt_state, average, state.key, skipped, halted, state.frozen, memory), metrics
 
     return train_step

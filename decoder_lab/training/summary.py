@@ -4,19 +4,23 @@ from typing import Any
 
 import jax
 
-from decoder_lab.core import runtime, units
+from decoder_lab.core import runtime, tree, units
 
 
 def line(experiment: Any) -> str:
     """One line of what runs where: devices, parameters, tokens a step, memory of the state, attention kernel and dtype really used."""
     config = experiment.config
-    opt_state = jax.eval_shape(experiment.optimizer.init, experiment.parameter_shapes)
-    parts = runtime.memory_estimate(experiment.parameter_shapes, opt_state, config.ema > 0)
+    adaptation = experiment.adaptation
+    opt_state = jax.eval_shape(experiment.optimizer.init, adaptation.trained_shapes)
+    parts = runtime.memory_estimate(adaptation.trained_shapes, opt_state, config.ema > 0)
+    if adaptation.adapter is not None:
+        frozen = tree.num_bytes(jax.eval_shape(lambda params: adaptation.split(params)[1], adaptation.shapes))
+        parts = {"frozen": frozen, **parts, "total": parts["total"] + frozen}
     memory = ", ".join(f"{name} {units.size(size)}" for name, size in parts.items() if size)
     described = getattr(experiment.model, "describe", None)
     kernel = f"; {described(jax.default_backend(), config.sequence_length)}" if described else ""
     return (
-        f"{runtime.device_summary()}; {experiment.num_parameters:,} parameters; {batches(experiment)}, "
+        f"{runtime.device_summary()}; {adaptation.summary()}; {batches(experiment)}, "
         f"{experiment.clockwork.total_steps:,} steps; memory a device: {memory}; compute in {config.dtype}{kernel}"
     )
 

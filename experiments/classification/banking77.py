@@ -8,20 +8,20 @@ logistic regression 89.2 on this part.
 
 | encoder | hardware | time | measured accuracy on test_part1 |
 |---|---|---|---|
+| cnn | 2 CPU cores, shared | 99 s | 90.3 (seed 0, best of 10 evaluations, the last) |
+| bag, lstm, gru, transformer | - | - | not yet measured |
 """
 
-import copy
 import pathlib
 
 from ml_collections import ConfigDict
 
-from decoder_lab.core import lookup
 from decoder_lab.core.config import parse_argument
 
 
 def get_config(arg=""):
     encoders = ("cnn", "bag", "lstm", "gru", "transformer")
-    arg = parse_argument(arg, data="data/banking77", encoder=encoders, characters=True, smoke=False)
+    arg = parse_argument(arg, data="data/banking77", encoder=encoders, characters=True)
     folder = pathlib.Path(arg.data)
     config = ConfigDict()
     config.total_steps = 2000
@@ -32,7 +32,7 @@ def get_config(arg=""):
     config.ema = 0.99
     config.schedule = dict(name="cosine", kw=dict(warmup="5%", floor=0.05))
     config.task = dict(name="classification", kw={})
-    config.model = dict(name="classifier", kw=copy.deepcopy(lookup.variants("model", "classifier")[arg.encoder]))
+    config.model = dict(name="classifier", kw=dict(variant=arg.encoder))
     files = dict(train=str(folder / "train.csv.gz"), validation=str(folder / "test_part1.csv"))
     if arg.characters:  # hashed n-grams of each word's characters beside its embedding: what rare words are like
         config.task.kw.characters = 16
@@ -47,12 +47,4 @@ def get_config(arg=""):
         report=dict(name="classification_report", every="100%", kw=dict(split="validation")),
     )
     config.checkpoint = dict(every="10%", metric="val/accuracy", mode="max")
-    if arg.smoke:
-        config.total_steps, config.batch_size, config.sequence_length = 2, 8, 32
-        config.schedule["kw"].update(warmup="1 steps")
-        config.model.kw.encoder = dict(name="bag_of_embeddings", kw=dict(embedding_dim=8, num_buckets=16))
-        config.model.kw.character_buckets = 16
-        config.data["source"] = dict(name="python_packages", kw={})  # runs anywhere
-        for evaluator in config.evaluators.values():
-            evaluator["kw"].update(limit=16)
     return config

@@ -18,7 +18,7 @@ from decoder_lab.core.config import parse_argument
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, share=0.5, operation=("+", "-", "*", "/"), smoke=False)
+    arg = parse_argument(arg, share=0.5, operation=("+", "-", "*", "/"))
     config = ConfigDict()
     config.data = dict(
         source=dict(name="synthetic", kw=dict(kind="modular", operation=arg.operation, train_share=arg.share)),
@@ -38,9 +38,4 @@ def get_config(arg=""):
     both = {name: dict(name="mean", every="50 steps", kw=dict(split=name, batch_size=1024)) for name in ("train", "validation")}
     config.evaluators = dict(known=both["train"], val=both["validation"])
     config.checkpoint = dict(every="25%", metric="val/accuracy", mode="max")
-    if arg.smoke:
-        config.total_steps, config.batch_size = 2, 8
-        config.data.source["kw"].update(symbols=7)
-        config.model["kw"]["encoder"]["kw"].update(num_layers=1, num_heads=2, width=8)
-        config.schedule["kw"].update(warmup="1")
     return config

@@ -19,7 +19,7 @@ from decoder_lab.core.config import parse_argument
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, size=("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"), files="", tokenizer="", smoke=False)
+    arg = parse_argument(arg, size=("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"), files="", tokenizer="")
     config = ConfigDict()
     config.total_steps = 600_000
     config.batch_size = 480
@@ -39,10 +39,4 @@ def get_config(arg=""):
         samples=dict(name="samples", every="5000 steps", kw=dict(prompts=("The ",), num_tokens=200)),
     )
     config.checkpoint = dict(every="1000 steps")
-    if arg.smoke:
-        config.schedule["kw"].update(warmup="1 steps")
-        config.total_steps, config.batch_size, config.sequence_length, config.accumulate = 2, 16, 32, 2
-        config.model["kw"].update(num_layers=1, num_heads=2, width=16)
-        config.data["tokenizer"] = dict(name="byte", kw={})
-        config.task["kw"].update(loss_chunk=8)
     return config

@@ -20,7 +20,7 @@ SIZES = ("quick", "bert-tiny", "bert-mini", "bert-small", "bert-medium", "bert-b
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, size=SIZES, data="", smoke=False)
+    arg = parse_argument(arg, size=SIZES, data="")
     quick = arg.size == "quick"
     config = ConfigDict()
     config.data = dict(
@@ -41,10 +41,4 @@ def get_config(arg=""):
     config.schedule = dict(name="cosine", kw=dict(warmup="5%", floor=0.1))
     config.evaluators = dict(val=dict(name="mean", every="10%", kw=dict(split="validation", limit=512, batch_size=32)))
     config.checkpoint = dict(every="25%", metric="val/loss")
-    if arg.smoke:
-        config.total_steps, config.batch_size, config.sequence_length = 2, 8, 32
-        config.model["kw"]["encoder"] = dict(name="transformer", kw=dict(num_layers=1, num_heads=2, width=16))
-        config.data["tokenizer"] = dict(name="byte", kw={})
-        config.schedule["kw"].update(warmup="1 steps")
-        config.evaluators["val"]["kw"].update(limit=16, batch_size=8)
     return config

@@ -18,7 +18,7 @@ from decoder_lab.core.config import parse_argument
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, data="", prefix=("bidirectional", "causal"), smoke=False)
+    arg = parse_argument(arg, data="", prefix=("bidirectional", "causal"))
     config = ConfigDict()
     files = {split: f"{arg.data}/{split}.jsonl" for split in ("train", "validation")}
     fields = dict(source="source", target="target")
@@ -44,12 +44,4 @@ def get_config(arg=""):
         text=dict(name="generation", every="50%", kw=dict(split="validation", limit=64, **scores)),
     )
     config.checkpoint = dict(every="25%", metric="val/loss")
-    if arg.smoke:
-        config.data["tokenizer"] = dict(name="byte", kw={})
-        config.task["kw"].update(max_target_length=24)
-        config.total_steps, config.batch_size, config.sequence_length = 2, 8, 64
-        config.model["kw"].update(num_layers=1, num_heads=2, width=8)
-        config.schedule["kw"].update(warmup="1")
-        config.evaluators["val"]["kw"].update(limit=8)
-        config.evaluators["text"]["kw"].update(limit=4, num_tokens=8)
     return config

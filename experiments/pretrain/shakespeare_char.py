@@ -24,7 +24,7 @@ from decoder_lab.core.errors import UserError
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, size=("cpu", "gpu"), data="data/tinyshakespeare", smoke=False)
+    arg = parse_argument(arg, size=("cpu", "gpu"), data="data/tinyshakespeare")
     cpu = arg.size == "cpu"
     config = ConfigDict()
     config.total_steps = 2000 if cpu else 5000
@@ -55,8 +55,4 @@ def get_config(arg=""):
         samples=dict(name="samples", every="500 steps", kw=dict(num_tokens=200)),
     )
     config.checkpoint = dict(every="250 steps", keep=2, keep_best=1, metric="val/loss")
-    if arg.smoke:
-        config.schedule["kw"].update(warmup="1 steps")
-        config.total_steps, config.batch_size, config.sequence_length = 2, 8, 32
-        config.model.kw.update(num_layers=1, num_heads=2, width=16)
     return config

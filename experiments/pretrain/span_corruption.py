@@ -17,7 +17,7 @@ from decoder_lab.core.config import parse_argument
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, size=("quick", "t5-small", "t5-base", "t5-v1.1-small"), data="", smoke=False)
+    arg = parse_argument(arg, size=("quick", "t5-small", "t5-base", "t5-v1.1-small"), data="")
     quick = arg.size == "quick"
     config = ConfigDict()
     config.data = dict(
@@ -39,11 +39,4 @@ def get_config(arg=""):
     config.schedule = dict(name="cosine", kw=dict(warmup="5%", floor=0.1))
     config.evaluators = dict(val=dict(name="mean", every="10%", kw=dict(split="validation", limit=512, batch_size=32)))
     config.checkpoint = dict(every="25%", metric="val/loss")
-    if arg.smoke:
-        config.total_steps, config.batch_size, config.sequence_length = 2, 8, 32
-        small = {name: dict(name="transformer", kw=dict(num_layers=1, num_heads=2, width=16)) for name in ("encoder", "decoder")}
-        config.model = dict(name="encoder_decoder", kw=dict(**small, share_embeddings=True))
-        config.data["tokenizer"] = dict(name="byte", kw={})
-        config.schedule["kw"].update(warmup="1 steps")
-        config.evaluators["val"]["kw"].update(limit=16, batch_size=8)
     return config

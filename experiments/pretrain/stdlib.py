@@ -17,7 +17,7 @@ from decoder_lab.core.config import parse_argument
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, size=("quick", "small"), smoke=False)
+    arg = parse_argument(arg, size=("quick", "small"))
     config = ConfigDict()
     config.data = dict(
         source=dict(name="python_stdlib", kw={}),
@@ -42,8 +42,4 @@ def get_config(arg=""):
     if arg.size == "small":
         config.model["kw"].update(num_layers=8, num_heads=8, width=512)
         config.total_steps, config.batch_size, config.sequence_length, config.dtype = 10000, 64, 512, "bfloat16"
-    if arg.smoke:
-        config.total_steps, config.batch_size, config.sequence_length = 2, 8, 32
-        config.model["kw"].update(num_layers=1, num_heads=2, width=16)
-        config.data["tokenizer"] = dict(name="byte", kw={})
     return config

@@ -19,7 +19,7 @@ from decoder_lab.core.errors import UserError
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, data="data/cmrc2018", model=("bidaf", "recurrent", "transformer"), smoke=False)
+    arg = parse_argument(arg, data="data/cmrc2018", model=("bidaf", "recurrent", "transformer"))
     config = ConfigDict()
     config.data = dict(
         source=dict(name="squad", kw=_files(pathlib.Path(arg.data))),
@@ -46,24 +46,7 @@ def get_config(arg=""):
         answers=dict(name="question_answering", every="1 epochs", kw=dict(split="validation", batch_size=16, rules="cmrc2018")),
     )
     config.checkpoint = dict(every="1 epochs", keep=1, metric="answers/f1", mode="max")
-    if arg.smoke:
-        _shrink(config)
     return config
-
-
-def _shrink(config: ConfigDict) -> None:
-    config.total_epochs, config.total_steps, config.batch_size, config.sequence_length = None, 2, 8, 64
-    config.schedule["kw"].update(warmup="0")
-    config.task["kw"].update(stride=16)
-    small = dict(embedding_dim=4, width=4)
-    if config.model.name == "bidaf":
-        config.model["kw"].update(small)
-    elif config.model["kw"].encoder.name == "recurrent":
-        config.model["kw"].encoder["kw"].update(small, num_layers=1)
-    else:
-        config.model["kw"].encoder["kw"].update(width=8, num_heads=2, num_layers=1)
-    config.evaluators = dict(val=dict(name="mean", every="2", kw=dict(split="validation", limit=16)))
-    config.checkpoint = dict(every="2", metric="val/loss", mode="min")
 
 
 def _files(folder: pathlib.Path) -> dict:

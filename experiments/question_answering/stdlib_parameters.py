@@ -16,7 +16,7 @@ from decoder_lab.core.config import parse_argument
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, model=("span", "bidaf"), smoke=False)
+    arg = parse_argument(arg, model=("span", "bidaf"))
     config = ConfigDict()
     config.data = dict(
         source=dict(name="python_parameters", kw={}),
@@ -41,13 +41,4 @@ def get_config(arg=""):
         answers=dict(name="question_answering", every="25%", kw=dict(split="validation", limit=512, batch_size=32)),
     )
     config.checkpoint = dict(every="25%", keep=1, metric="answers/exact_match", mode="max")
-    if arg.smoke:
-        config.total_steps, config.batch_size = 2, 8
-        config.schedule["kw"].update(warmup="0")
-        if arg.model == "span":
-            encoder.update(width=8, embedding_dim=4, num_layers=1)
-        else:
-            config.model["kw"].update(embedding_dim=4, width=4)
-        config.evaluators = dict(val=dict(name="mean", every="2", kw=dict(split="validation", limit=16)))
-        config.checkpoint = dict(every="2", metric="val/loss", mode="min")
     return config

@@ -5,8 +5,10 @@
 The pairs are read from the running interpreter's library and split by file; source is a function without its docstring, target the
 docstring's first paragraph. Every function of the held-out files is a candidate; "back_" numbers are docstring -> function.
 
-| encoder | hardware | time | expected | measured on held-out files |
-|---|---|---|---|---|
+| encoder | hardware | time | measured on 410 held-out pairs: recall@1, recall@10, mean reciprocal rank of function -> docstring (seed 0) |
+|---|---|---|---|
+| bag | 2 CPU cores, shared | 18 s | 25.4, 54.6, 0.354 (best of 10 evaluations); 24.4, 54.9, 0.347 (last) |
+| cnn, gru, transformer | - | - | not yet measured |
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +24,7 @@ ENCODERS = {
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, encoder=tuple(ENCODERS), smoke=False)
+    arg = parse_argument(arg, encoder=tuple(ENCODERS))
     config = ConfigDict()
     config.total_steps = 600
     config.batch_size = 128
@@ -43,9 +45,4 @@ def get_config(arg=""):
         search=dict(name="retrieval", every="10%", kw=dict(split="validation")),
     )
     config.checkpoint = dict(every="10%", metric="search/mrr", mode="max")
-    if arg.smoke:
-        config.total_steps, config.batch_size, config.sequence_length = 2, 8, 32
-        config.schedule["kw"].update(warmup="1 steps")
-        config.model.kw.encoder = dict(name="bag_of_embeddings", kw=dict(embedding_dim=8, num_buckets=16))
-        config.evaluators["search"]["kw"].update(limit=64)
     return config

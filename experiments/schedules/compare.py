@@ -26,7 +26,7 @@ SCHEDULES = {
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, schedule=tuple(SCHEDULES), smoke=False)
+    arg = parse_argument(arg, schedule=tuple(SCHEDULES))
     config = ConfigDict()
     config.total_steps = 200
     config.batch_size = 16
@@ -38,7 +38,4 @@ def get_config(arg=""):
     config.model = dict(name="decoder_only", kw=dict(num_layers=2, num_heads=4, width=128, norm="rms", position="rotary", mlp="swiglu"))
     config.evaluators = dict(val=dict(name="mean", every="20%", kw=dict(split="validation", limit=512, batch_size=64)))
     config.checkpoint = dict(every="50%")
-    if arg.smoke:
-        config.total_steps, config.batch_size, config.sequence_length = 2, 8, 32
-        config.model["kw"].update(num_layers=1, num_heads=2, width=16)
     return config

@@ -8,11 +8,8 @@ runs/range_test/range_test.png.
 
 from ml_collections import ConfigDict
 
-from decoder_lab.core.config import parse_argument
 
-
-def get_config(arg=""):
-    arg = parse_argument(arg, smoke=False)
+def get_config():
     config = ConfigDict()
     config.total_steps = 200
     config.batch_size = 16
@@ -24,7 +21,4 @@ def get_config(arg=""):
     config.evaluators = dict(val=dict(name="mean", every="100%", kw=dict(split="validation", limit=64, batch_size=64)))
     config.checkpoint = dict(every="100%")
     config.log = dict(every="1")
-    if arg.smoke:
-        config.total_steps, config.batch_size, config.sequence_length = 2, 8, 32
-        config.model["kw"].update(num_layers=1, num_heads=2, width=16)
     return config

@@ -11,11 +11,8 @@ Digits, at most 9 of them. Nothing is downloaded.
 
 from ml_collections import ConfigDict
 
-from decoder_lab.core.config import parse_argument
 
-
-def get_config(arg=""):
-    arg = parse_argument(arg, smoke=False)
+def get_config():
     config = ConfigDict()
     config.data = dict(
         source=dict(name="synthetic", kw=dict(kind="copy")),
@@ -44,12 +41,4 @@ def get_config(arg=""):
         text=dict(name="generation", every="25%", kw=dict(split="validation", metrics=("bleu", "exact_match"), tokenize="none")),
     )
     config.checkpoint = dict(every="25%", metric="text/bleu", mode="max")
-    if arg.smoke:
-        config.total_steps, config.batch_size = 2, 8
-        config.data.source["kw"].update(num_train=64, num_evaluation=16)
-        for side in ("encoder", "decoder"):
-            config.model["kw"][side]["kw"].update(num_layers=1, num_heads=2, width=8, mlp_dim=16)
-        config.schedule["kw"].update(warmup="1")
-        config.checkpoint = dict(every="2", metric="val/loss", mode="min")
-        config.evaluators.text["kw"].update(limit=8, num_tokens=8)
     return config

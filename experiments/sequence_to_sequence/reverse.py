@@ -14,11 +14,8 @@ embeddings of 16, Luong's attention with input feeding, batches of 10. Nothing i
 
 from ml_collections import ConfigDict
 
-from decoder_lab.core.config import parse_argument
 
-
-def get_config(arg=""):
-    arg = parse_argument(arg, smoke=False)
+def get_config():
     config = ConfigDict()
     config.data = dict(
         source=dict(name="synthetic", kw=dict(kind="reverse")),
@@ -43,11 +40,4 @@ def get_config(arg=""):
         text=dict(name="generation", every="20%", kw=dict(split="validation", metrics=("bleu", "exact_match"), tokenize="none")),
     )
     config.checkpoint = dict(every="20%", metric="text/bleu", mode="max")
-    if arg.smoke:
-        config.total_steps, config.batch_size = 2, 8
-        config.data.source["kw"].update(num_train=64, num_evaluation=16, max_length=5, max_length_evaluation=6)
-        for side in ("encoder", "decoder"):
-            config.model["kw"][side]["kw"].update(width=8, embedding_dim=4)
-        config.checkpoint = dict(every="2", metric="val/loss", mode="min")
-        config.evaluators.text["kw"].update(limit=8, num_tokens=8)
     return config

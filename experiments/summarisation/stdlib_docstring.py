@@ -8,18 +8,15 @@ cut at their end, and how many is said.
 
 | hardware | time | expected | measured |
 |---|---|---|---|
-| 2 CPU cores | about half an hour | nothing published | see the README |
+| 2 CPU cores | about half an hour | nothing published | not yet measured |
 """
 
 from ml_collections import ConfigDict
 
-from decoder_lab.core.config import parse_argument
-
 SIZES = dict(num_layers=3, num_heads=4, width=256, mlp_dim=1024, mlp="relu", position="sinusoidal", scale_embeddings=True, dropout=0.1)
 
 
-def get_config(arg=""):
-    arg = parse_argument(arg, smoke=False)
+def get_config():
     config = ConfigDict()
     config.data = dict(
         source=dict(name="python_docstrings", kw={}),
@@ -43,13 +40,4 @@ def get_config(arg=""):
         beam=dict(name="generation", every="0", kw=dict(split="validation", name="beam", beam_size=4, length_penalty=0.6, **scores)),
     )
     config.checkpoint = dict(every="25%")
-    if arg.smoke:
-        config.data.tokenizer = dict(name="byte", kw={})
-        config.task["kw"].update(max_target_length=32)
-        config.total_steps, config.batch_size, config.sequence_length = 2, 8, 64
-        for side in ("encoder", "decoder"):
-            config.model["kw"][side]["kw"].update(num_layers=1, num_heads=2, width=8, mlp_dim=16)
-        config.schedule["kw"].update(warmup="1")
-        for name, kw in config.evaluators.items():
-            kw["kw"].update(dict(limit=8) if name == "val" else dict(limit=4, num_tokens=8))
     return config

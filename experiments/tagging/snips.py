@@ -19,7 +19,7 @@ from decoder_lab.core.config import parse_argument
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, data="data/snips", crf=True, smoke=False)
+    arg = parse_argument(arg, data="data/snips", crf=True)
     folder = pathlib.Path(arg.data)
     config = ConfigDict()
     config.data = dict(
@@ -45,12 +45,6 @@ def get_config(arg=""):
         slots=dict(name="span_f1", every="1 epochs", kw=dict(split="validation", batch_size=64, table=False)),
     )
     config.checkpoint = dict(every="1 epochs", keep=1, metric="slots/f1", mode="max")
-    if arg.smoke:
-        config.total_epochs, config.total_steps, config.batch_size = None, 2, 8
-        config.schedule["kw"].update(warmup="0")
-        encoder.update(width=8, embedding_dim=4)
-        config.evaluators = dict(val=dict(name="mean", every="2", kw=dict(split="validation", limit=16)))
-        config.checkpoint = dict(every="2", metric="val/loss", mode="min")
     return config
 
 

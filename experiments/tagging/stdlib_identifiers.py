@@ -16,7 +16,7 @@ from decoder_lab.core.config import parse_argument
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, crf=True, characters=("cnn", "lstm", "none"), smoke=False)
+    arg = parse_argument(arg, crf=True, characters=("cnn", "lstm", "none"))
     config = ConfigDict()
     config.data = dict(
         source=dict(name="python_identifiers", kw={}),
@@ -41,10 +41,4 @@ def get_config(arg=""):
         spans=dict(name="span_f1", every="25%", kw=dict(split="validation", limit=512, batch_size=64)),
     )
     config.checkpoint = dict(every="25%", keep=1, metric="spans/f1", mode="max")
-    if arg.smoke:
-        config.total_steps, config.batch_size = 2, 8
-        config.schedule["kw"].update(warmup="0")
-        encoder.update(width=8, embedding_dim=4)
-        config.evaluators = dict(val=dict(name="mean", every="2", kw=dict(split="validation", limit=16)))
-        config.checkpoint = dict(every="2", metric="val/loss", mode="min")
     return config

@@ -20,7 +20,7 @@ from decoder_lab.core.config import parse_argument
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, data="data/wnut17", crf=True, characters=("cnn", "lstm", "none"), smoke=False)
+    arg = parse_argument(arg, data="data/wnut17", crf=True, characters=("cnn", "lstm", "none"))
     folder = pathlib.Path(arg.data)
     files = {split: _either(folder, name) for split, name in (("train", "wnut17train.conll"), ("validation", "emerging.dev.conll"))}
     config = ConfigDict()
@@ -47,12 +47,6 @@ def get_config(arg=""):
         spans=dict(name="span_f1", every="1 epochs", kw=dict(split="validation", batch_size=64)),
     )
     config.checkpoint = dict(every="1 epochs", keep=1, metric="spans/f1", mode="max")
-    if arg.smoke:
-        config.total_epochs, config.total_steps, config.batch_size = None, 2, 8
-        config.schedule["kw"].update(warmup="0")
-        encoder.update(width=8, embedding_dim=4)
-        config.evaluators = dict(val=dict(name="mean", every="2", kw=dict(split="validation", limit=16)))
-        config.checkpoint = dict(every="2", metric="val/loss", mode="min")
     return config
 
 

@@ -80,4 +80,19 @@ def test_another_shape_is_refused_with_every_place_named():
     with pytest.raises(UserError) as error:
         init_from(net(1.0), net(2.0, width=4), {})
     assert '"embed/table" has shape (5, 2) in this run, (5, 4) in the source' in str(error.value)
-    assert '"head/kernel"' in str(error.value) and '"layer_0/bias"' in str(error.value)
+    assert '"head/kernel"' in str(error.value) and '"layer_0/bias"' in str(error.value) and "first_rows" not in str(error.value)
+
+
+def test_rows_behind_ours_are_left_where_the_rule_says_so():
+    """A masked LM adds a mask token at the end of the vocabulary; its embeddings are the start of a classifier without one."""
+    source = net(2.0) | {"embed": {"table": jnp.arange(12.0).reshape(6, 2)}}
+    with pytest.raises(UserError, match=r"\(5, 2\) in this run, \(6, 2\) in the source(.|\n)*init_from.first_rows=embed/table takes"):
+        init_from(net(1.0), source, {})
+    params, report = init_from(net(1.0), source, {"first_rows": ("^embed", "bias$")})
+    np.testing.assert_array_equal(params["embed"]["table"], np.arange(10.0).reshape(5, 2))
+    assert (params["layer_0"]["bias"] == 2).all()  # as many rows here: whole
+    assert report.cut == {"embed/table": "its first 5 of 6 rows"} and "loaded in part: embed/table, its first 5 of 6 rows" in str(report)
+    with pytest.raises(UserError, match=r"\(5, 2\) in this run, \(4, 2\)"):  # fewer cannot do
+        init_from(net(1.0), net(2.0) | {"embed": {"table": jnp.ones((4, 2))}}, {"first_rows": ("embed",)})
+    with pytest.raises(UserError, match="matches no parameter"):
+        init_from(net(1.0), source, {"first_rows": ("embedding",)})

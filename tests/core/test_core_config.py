@@ -1,5 +1,6 @@
 """The config: complete, typed, checked as a whole before JAX starts, every problem named with its nearest known name."""
 
+import re
 import subprocess
 import sys
 
@@ -91,6 +92,7 @@ def test_values_are_checked():
         ("optimizer.name=lbfgs", "line search"),
         ("optimizer.lr_multipliers.bias=big", "expected a number"),
         ("checkpoint.metric=vall/loss", "comes from no evaluator"),
+        ("evaluators.val.every=0 epochs", "never worked out, as evaluators.val.every is '0 epochs'"),
     ]:
         with pytest.raises(UserError, match=part.replace("[", r"\[").replace("?", r"\?").replace(")", r"\)")):
             resolve(None, override)
@@ -173,7 +175,26 @@ def test_json_round_trip_hash_and_differences():
     assert config_lib.differences(resolve(), config) == ["lr: 0.001 -> 0.5"]
 
 
-def test_a_file_with_an_argument(tmp_path):
+def test_an_evaluator_that_never_runs_may_stand_where_it_decides_nothing():
+    assert resolve(None, "evaluators.val.every=0", "checkpoint.keep_best=0").evaluators.val.every == "0"
+
+
+@pytest.mark.parametrize(
+    "task, kw, part",
+    [
+        ("sequence_to_sequence", dict(max_source_length=80), "max_source_length: got 80, expected at most 64"),
+        ("prefix_language_modeling", dict(max_target_length=64), "a source of 0 tokens and a target of 64 do not fit a row of 64"),
+        ("question_answering", {}, "sequence_length=64 leaves no room beside a question of 64 tokens"),
+    ],
+)
+def test_texts_longer_than_a_row_are_found_before_anything_is_read(task, kw, part):
+    delta = dict(task=dict(name=task, kw=kw), sequence_length=64)
+    with pytest.raises(UserError, match=f"1 problem(.|\n)*{part}"):
+        resolve(delta)
+    resolve(delta, "sequence_length=128")
+
+
+def test_a_file_with_an_argument(tmp_path, monkeypatch):
     path = tmp_path / "c.py"
     path.write_text(
         "from ml_collections import ConfigDict\nfrom decoder_lab.core.config import parse_argument\n"
@@ -187,8 +208,9 @@ def test_a_file_with_an_argument(tmp_path):
         config_lib.load(f"{path}:step=9")
     with pytest.raises(UserError, match="steps: got 'nine', expected int"):
         config_lib.load(f"{path}:steps=nine")
-    with pytest.raises(UserError, match="there is no file"):
-        config_lib.load(str(tmp_path / "d.py"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"there is no file {re.escape(str(tmp_path / 'd.py'))}"):  # named where it was looked for
+        config_lib.load("d.py")
     path.write_text("def get_config():\n  return undefined_name\n")
     with pytest.raises(UserError, match=r"c\.py:2 failed: NameError"):
         config_lib.load(str(path))

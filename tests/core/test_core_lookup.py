@@ -27,6 +27,7 @@ from decoder_lab.core.lookup import Plugin
 VARIANTS = {
   "big": dict(encoder=dict(name="nested.wide", kw=dict(width=64)), depth=3),
   "plain": dict(depth=2),
+  "deep": dict(encoder=dict(name="nested.outer", kw=dict(inner=dict(name="nested.wide", kw=dict(width=64, heads=4)), width=16))),
 }
 class Model(nn.Module):
   vocab_size: int
@@ -44,6 +45,19 @@ def problems(kw):
 """
 
 
+OUTER = """
+import dataclasses
+import flax.linen as nn
+from decoder_lab.core.lookup import Plugin
+class Encoder(nn.Module):
+  vocab_size: int
+  width: int = 4
+  inner: Plugin["encoder"] = dataclasses.field(default_factory=lambda: dict(name="nested.small", kw={}))
+def problems(kw, length):
+  return ["width must be below the length %s" % length] if length is not None and kw["width"] >= length else []
+"""
+
+
 @pytest.fixture(autouse=True)
 def nested(tmp_path, monkeypatch):
     """Dotted-path plug-ins nested.model, nested.small, nested.wide (with one more field than small)."""
@@ -54,6 +68,7 @@ def nested(tmp_path, monkeypatch):
     (folder / "small.py").write_text(ENCODER)
     (folder / "wide.py").write_text(ENCODER.replace("width: int = 4", "width: int = 8\n  heads: int = 2"))
     monkeypatch.syspath_prepend(tmp_path)
+    (folder / "outer.py").write_text(OUTER)
     lookup._read.cache_clear()
     for name in [n for n in sys.modules if n.split(".")[0] == "nested"]:
         monkeypatch.delitem(sys.modules, name)
@@ -85,6 +100,24 @@ def test_a_variant_may_hold_nested_plugins():
     assert laid_over == dict(name="nested.wide", kw=dict(width=64, heads=4, table=None))
     replaced = encoder(resolve(variant="big", encoder=dict(name="nested.small")))
     assert replaced == dict(name="nested.small", kw=dict(width=4, table=None))
+
+
+def test_what_is_said_of_a_plugin_two_levels_down_is_laid_over_the_variant():
+    found = encoder(resolve(variant="deep", encoder=dict(kw=dict(inner=dict(kw=dict(heads=3))))))
+    assert found == dict(name="nested.outer", kw=dict(width=16, inner=dict(name="nested.wide", kw=dict(width=64, heads=3, table=None))))
+    found = encoder(resolve(variant="deep", encoder=dict(kw=dict(inner=dict(name="nested.small")))))
+    assert found["kw"] == dict(width=16, inner=dict(name="nested.small", kw=dict(width=4, table=None)))
+    with pytest.raises(UserError, match="inner.kw: got 3, expected dict"):
+        resolve(variant="deep", encoder=dict(kw=dict(inner=dict(kw=3))))
+
+
+def test_a_check_may_ask_for_the_length_of_rows():
+    with pytest.raises(UserError, match="model.kw.encoder: width must be below the length 12"):
+        resolve("sequence_length=12", variant="deep")
+    with pytest.raises(UserError, match="1 problem(.|\n)*sequence_length"):  # which is not known then
+        resolve("sequence_length=-1", variant="deep")
+    assert encoder(resolve("sequence_length=17", variant="deep"))["kw"]["width"] == 16
+    assert lookup.problems("encoder", "nested.outer", dict(width=99)) == []
 
 
 def test_an_optional_one_may_be_missing_and_set_later():

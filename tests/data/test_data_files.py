@@ -40,6 +40,13 @@ def test_missing_files_say_what_is_near(tmp_path, pattern, message):
         files.expand(str(tmp_path / pattern), "source x: train")
 
 
+def test_a_missing_file_is_named_by_the_place_that_was_looked_at(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for pattern, said in (("data/a.txt", f"there is no file {tmp_path}/data/a.txt"), ("x*.txt", f"no file matches {tmp_path}/x")):
+        with pytest.raises(UserError, match=said):
+            files.expand(pattern, "source x: train")
+
+
 def test_for_split(tmp_path):
     path = str(write(tmp_path / "a", b"x"))
     assert files.for_split("s", "train", dict(train=path), None) == ([tmp_path / "a"], False)

@@ -52,13 +52,26 @@ def test_the_first_piece_of_a_word_carries_its_tag():
 def test_long_sentences_become_parts_and_come_together_again():
     """KNOWN_BUGS 8: nothing is lost in silence; every word is in one part, in order."""
     features = made(length=4)
-    parts = features.example(ITEMS[1])
+    parts = features.example(ITEMS[0])
     assert [len(p["words"]) for p in parts] == [2, 1] and features.counts == {"sentences of more than 4 tokens, cut into parts": 1}
     assert all(len(p["tokens"]) <= 4 and p["starts"][0] == 0 for p in parts)
     names = [[features.tags[c] for c in p["tags"]] for p in parts]
-    assert features.join(ITEMS[1], names) == ITEMS[1]["tags"]
+    assert features.join(ITEMS[0], names) == ITEMS[0]["tags"]
     with pytest.raises(ValueError, match="expected tags for 3 words, got 2"):
-        features.join(ITEMS[1], names[:1])
+        features.join(ITEMS[0], names[:1])
+
+
+@pytest.mark.parametrize("scheme, b, i, e", [("BIO", "B-LOC", "I-LOC", "I-LOC"), ("BIOES", "B-LOC", "I-LOC", "E-LOC")])
+def test_a_long_sentence_is_not_cut_inside_a_span(scheme, b, i, e):
+    """A part that began with I- was one that a constrained CRF forbids (a loss of 1e9) and that no prediction could match."""
+    train = [{"words": ["x"] * 4, "tags": ["O", b, i, e]}]
+    features = made(train, length=5, scheme=scheme)
+    cut = lambda tags: [[features.tags[c] for c in p["tags"]] for p in features.example({"words": ["x"] * len(tags), "tags": tags})]  # noqa: E731
+    assert cut(["O", "O", "O", b, i, e, "O"]) == [["O", "O", "O"], [b, i, e, "O"]]
+    assert cut([b, e, "O", b, i, e, b, e]) == [[b, e, "O"], [b, i, e, b, e]]
+    assert cut([b, i, i, i, i, i, e, "O", "O"]) == [[b, i, i, i, i], [i, e, "O", "O"]]  # there is no better place
+    (untagged, rest) = features.example({"words": ["x"] * 7})
+    assert len(untagged["words"]) == 5 and len(rest["words"]) == 2
 
 
 def test_words_without_pieces_or_with_too_many_are_counted():

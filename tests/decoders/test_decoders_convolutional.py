@@ -10,6 +10,7 @@ import pytest
 from decoder_lab.core import lookup
 from decoder_lab.core.errors import UserError
 from decoder_lab.decoders.convolutional import Decoder
+from decoder_lab.layers.embedding import Embedding
 from decoder_lab.layers.memory import Memory
 from decoder_lab.models.convolutional_lm import Model
 
@@ -195,6 +196,22 @@ def test_hidden_states_unembed_to_the_logits_and_caches_have_the_batch_first(fla
     want, _ = run(model, params, tokens()[:, :1], cache=cache, **given)
     got, _ = run(model, params, tokens()[order, :1], cache=moved, **moved_memory)
     np.testing.assert_allclose(got, want[order], atol=1e-5)
+
+
+def test_a_callers_table_gives_tied_logits_only():
+    """With tie_embeddings=False the decoder's own unembedding was passed over without a word."""
+    table = Embedding(V, 6).bind({"params": {"embedding": jax.random.normal(jax.random.key(3), (V, 6))}})
+    for tied in (True, False):
+        model, params = made("alone", tie_embeddings=tied)
+        hidden = jax.random.normal(jax.random.key(4), (2, T, 6))
+        logits = model.apply({"params": params}, hidden, table, method="unembed")
+        kernel = table.embedding.T if tied else params["unembedding"]["kernel"]
+        np.testing.assert_allclose(logits, hidden @ kernel, atol=2e-5)  # the bias begins as zeros
+
+
+def test_a_context_is_as_long_as_the_positions():
+    assert made("alone")[0].context_length == 16 and made("no_positions")[0].context_length is None
+    assert made("no_positions")[0].init_cache(1, 100)
 
 
 def test_dropout_and_bfloat16():

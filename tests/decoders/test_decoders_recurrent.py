@@ -141,6 +141,23 @@ def test_a_batch_equals_single_texts_cached_and_not(flavour, layout):
             np.testing.assert_allclose(got[row, segments[row] == document], want, atol=1e-5)
 
 
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_positions_follow_from_segments_cached_and_not(layout):
+    """Nobody gives positions: those of a window count in every document, wherever padding stands, as in every other decoder."""
+    _, decoder, params = made("dot")
+    run, prepare, step = compiled("dot")
+    source_segments, segments = (marks[:2] for marks in (PADDED if layout == "padded" else PACKED))  # documents in order
+    source_segments, segments = (np.concatenate([marks, marks[:1]]) for marks in (source_segments, segments))
+    want = run(params, SOURCE, TARGET, jnp.asarray(source_segments), jnp.asarray(segments), places(segments))
+    whole = run(params, SOURCE, TARGET, jnp.asarray(source_segments), jnp.asarray(segments))
+    memory, cache, parts = prepare(params, SOURCE, jnp.asarray(source_segments)), decoder.init_cache(3, T), []
+    for cut in (slice(0, 3), slice(3, 4), slice(4, 7)):
+        logits, cache = step(params, TARGET[:, cut], jnp.asarray(segments[:, cut]), None, memory, cache)
+        parts.append(logits)
+    for got in (whole, jnp.concatenate(parts, axis=1)):
+        np.testing.assert_allclose(got[segments != 0], want[segments != 0], atol=1e-5)
+
+
 @functools.cache
 def gradients_of(flavour):
     """Returns jitted (params, source_segments, t) -> gradients of some function of the logits at step t: to params, to embedded tokens."""
@@ -160,7 +177,7 @@ def gradients_of(flavour):
     return jax.jit(jax.grad(value, argnums=(0, 1)))
 
 
-@papers
+@each_flavour
 def test_logits_depend_on_no_later_token_and_on_all_parameters(flavour):
     """KNOWN_BUGS 12: causality by gradients, of the logits at step t with respect to every embedded token."""
     _, _, params = made(flavour)
@@ -172,7 +189,7 @@ def test_logits_depend_on_no_later_token_and_on_all_parameters(flavour):
     assert not [jax.tree_util.keystr(path) for path, gradient in leaves if not np.abs(np.asarray(gradient)).max() > 1e-7]
 
 
-@papers
+@each_flavour
 def test_an_empty_source_row_is_finite_and_so_are_its_gradients(flavour):
     """KNOWN_BUGS 7; and the other rows do not notice."""
     _, _, params = made(flavour)

@@ -3,7 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoder_lab.decoding.text import TextStream, continuation, find_stop
+from decoder_lab.data.tokenizer.word import Tokenizer
+from decoder_lab.decoding.text import TextStream, continuation, decode_fn, find_stop
 
 
 def decode(ids) -> str:
@@ -39,6 +40,17 @@ def test_close_writes_what_was_held_back():
 def test_a_continuation_keeps_the_space_that_decoding_alone_would_lose():
     words = ["", " the", " cat"]
     assert continuation(lambda ids: "".join(words[i] for i in ids).lstrip(), [1], [2]) == " cat"
+
+
+def test_a_target_behind_its_source_begins_without_a_space():
+    """The decoder-only model of a prefix task reads source, end of text, target: two texts, and none goes on in the other."""
+    tokenizer = Tokenizer()
+    tokenizer.load(tokenizer.train(["a b c d"]))
+    source, target = tokenizer.encode("a b").tolist(), tokenizer.encode("c d").tolist()
+    decode = decode_fn(tokenizer)
+    assert continuation(decode, [*source, tokenizer.eos_id], target) == "c d"
+    assert continuation(decode, source, target) == " c d" and decode([tokenizer.eos_id, *target, tokenizer.vocab_size]) == "c d"
+    assert decode([]) == decode([tokenizer.eos_id]) == ""
 
 
 def test_a_prompt_that_ends_within_a_character():

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from decoder_lab.core import config as config_lib
 from decoder_lab.core.errors import UserError
 from decoder_lab.decoding.batches import generate_all, most_tokens, stack
 from decoder_lab.decoding.generate import Generator
@@ -123,17 +124,33 @@ def test_samples_show_source_and_target(tmp_path):
         samples.Evaluator(silent).run(STATE)
 
 
+def test_a_missing_package_is_named_when_the_evaluator_is_made(tmp_path, monkeypatch):
+    found = generation.importlib.util.find_spec
+    monkeypatch.setattr(generation.importlib.util, "find_spec", lambda name: None if name == "rouge_score" else found(name))
+    with pytest.raises(UserError, match="rouge needs what is not installed: pip install rouge_score"):
+        generation.Evaluator(context(tmp_path), metrics=("bleu", "rouge"))
+    assert generation.Evaluator(context(tmp_path), metrics=("bleu", "exact_match"))
+
+
+def test_rouge_reads_chinese_by_characters_where_asked():
+    pytest.importorskip("rouge_score")
+    texts = [["今天天气很好"], [["今天天气不好"]]]
+    assert generation.score(("rouge",), *texts, "zh", False)[0]["rouge1"] == 0
+    assert generation.score(("rouge",), *texts, "zh", False, True)[0]["rouge1"] == pytest.approx(100 * 5 / 6)
+
+
 def test_mistakes_are_named(tmp_path):
-    with pytest.raises(UserError, match='Did you mean "bleu"'):
-        generation.Evaluator(context(tmp_path), metrics=("blue",))
+    wrong = dict(evaluators=dict(val="mean", text=dict(name="generation", kw=dict(metrics=("chrf", "blue")))))
+    with pytest.raises(UserError, match='1 problem(.|\n)*evaluators.text.kw.metrics: got .blue.(.|\n)*Did you mean "bleu"'):
+        config_lib.resolve(wrong)  # before anything is made
     silent = context(tmp_path)
     silent.task = object()
     with pytest.raises(UserError, match="sequence_to_sequence"):
         generation.Evaluator(silent).run(STATE)
     defaults = {f: generation.Evaluator.__dataclass_fields__[f].default for f in generation.Evaluator.__dataclass_fields__}
     assert generation.problems(defaults) == []
-    wrong = dict(limit=0, length_penalty=0.6, num_tokens=0, length_factor=0.0, top_p=0.0)
-    assert len(generation.problems(defaults | wrong)) == 5
+    wrong = dict(limit=0, length_penalty=0.6, num_tokens=0, length_factor=0.0, top_p=0.0, characters=True)
+    assert len(generation.problems(defaults | wrong)) == 6
     assert len(generation.problems(defaults | dict(beam_size=2, temperature=1.0))) == 1
     settings = generation.Evaluator(context(tmp_path), beam_size=2, length_penalty=0.5)._settings
     assert settings == Beam(2, 0.5) and isinstance(generation.Evaluator(context(tmp_path))._settings, Sampling)

@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 
+from decoder_lab.core.errors import UserError
 from decoder_lab.evaluators.retrieval import Evaluator
 
 
@@ -32,3 +33,10 @@ def test_equal_targets_are_one_answer_where_targets_are_searched():
     assert found["recall@1"] == pytest.approx(2 / 3)  # the second source is like neither x
     found = run("abc", "xxy", eye[[0, 0, 2]].tolist(), eye[[0, 0, 2]].tolist())
     assert found["recall@1"] == 1 and found["back_recall@1"] == pytest.approx(1 / 3)  # the sources a and b differ, and tie
+
+
+@pytest.mark.parametrize("made", [["B-x", "O"], {"label": "a"}])
+def test_another_task_is_refused(made):
+    context = types.SimpleNamespace(predictions=lambda split, state, limit, batch_size: [({"text": "a"}, made)])
+    with pytest.raises(UserError, match="use it with task retrieval"):
+        Evaluator(context).run(None)

@@ -42,6 +42,13 @@ def test_a_joint_model_has_intents_and_whole_utterances():
     assert "report" not in found
 
 
+def test_an_item_without_an_intent_is_scored_by_its_tags():
+    joint = [({k: v for k, v in raw.items() if k != "label" or v == "q"}, {"tags": tags, "label": label}) for raw, tags, label in PAIRS]
+    found = run(joint, table=False)  # the first has no intent now
+    assert found["intent_accuracy"] == 50 and found["sentence_accuracy"] == pytest.approx(100 / 3)
+    assert "intent_accuracy" not in run(joint[:1], table=False)
+
+
 def test_items_without_tags_and_other_tasks_are_errors():
     with pytest.raises(UserError, match="no item of the test split has tags"):
         run([({"words": ["a"]}, ["O"])])

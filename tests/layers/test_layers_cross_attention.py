@@ -57,7 +57,7 @@ def test_prepared_once_equals_worked_out_in_every_call_for_every_score(score):
 
 
 def test_padding_of_the_memory_is_never_read_and_an_empty_row_has_finite_gradients():
-    """KNOWN_BUGS 7: NaN in padding stays there; a source without any token gives the bias of the last map, and finite gradients."""
+    """KNOWN_BUGS 7: whatever is finite in padding stays there; a source without any token gives the last map's bias, finite gradients."""
     layer, variables = made()
     wild = jnp.where(SEGMENTS[:, :, None] == 0, 1e30, VALUES)
     np.testing.assert_array_equal(layer.apply(variables, X, context(wild)), layer.apply(variables, X, context()))

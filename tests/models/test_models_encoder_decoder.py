@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from decoder_lab.core import flops
 from decoder_lab.core.errors import UserError
+from decoder_lab.models import decoder_only
 from decoder_lab.models.encoder_decoder import VARIANTS, Model, problems
 
 pytestmark = pytest.mark.usefixtures("strict_numerics")
@@ -17,11 +19,14 @@ V, U, B, S, T = 11, 9, 2, 6, 5
 TRANSFORMER = dict(name="transformer", kw=dict(num_layers=2, num_heads=2, width=8, init_stddev=0.4))
 RECURRENT = dict(name="recurrent", kw=dict(width=8))
 CONVOLUTIONAL = dict(name="convolutional", kw=dict(style="stack", width=8, embedding_dim=8, num_layers=1))
+BAG = dict(name="bag_of_embeddings", kw=dict(embedding_dim=8))
 JOINTS = {
     "transformers": dict(encoder=TRANSFORMER, decoder=TRANSFORMER),
     "to_recurrent": dict(encoder=TRANSFORMER, decoder=RECURRENT),
     "from_recurrent": dict(encoder=RECURRENT, decoder=TRANSFORMER),
     "from_convolutional": dict(encoder=CONVOLUTIONAL, decoder=TRANSFORMER),
+    "recurrent": dict(encoder=RECURRENT, decoder=dict(name="recurrent", kw=dict(width=8, attention="dot", window=1))),
+    "bag_to_convolutional": dict(encoder=BAG, decoder=dict(name="convolutional", kw=dict(width=8, embedding_dim=8, num_layers=2))),
 }
 rng = np.random.default_rng(0)
 SOURCE, TARGET = (jnp.asarray(rng.integers(0, n, shape), jnp.int32) for n, shape in ((U, (B, S)), (V, (B, T))))
@@ -89,6 +94,23 @@ def test_decoding_from_the_memory_equals_teacher_forcing_and_padding_of_the_sour
     np.testing.assert_allclose(alone[0], whole[1], atol=3e-5)
 
 
+def test_a_target_of_several_blocks_over_a_short_source_has_the_reference_gradients():
+    """Rows of more than 64 targets are attended block by block, over a source that is shorter than one block."""
+    target = jnp.asarray(rng.integers(0, V, (B, 100)), jnp.int32)
+
+    def gradients(attention):
+        decoder = dict(name="transformer", kw=TRANSFORMER["kw"] | dict(num_layers=1, attention=attention))
+        model = Model(V, U, 100, jnp.float32, encoder=BAG, decoder=decoder)
+
+        def loss(variables):
+            return jnp.square(model.apply(variables, target, source_BS=SOURCE, source_segments_BS=SEGMENTS)[0]).mean()
+
+        variables = jax.jit(lambda: model.init(jax.random.key(0), TARGET, source_BS=SOURCE))()
+        return jax.jit(jax.grad(loss))(variables)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradients("blocked"), gradients("reference"))
+
+
 def test_one_table_serves_source_target_and_logits():
     model = Model(V, V, 16, jnp.float32, **JOINTS["transformers"], share_embeddings=True)
     params = jax.jit(lambda: model.init(jax.random.key(0), TARGET, source_BS=SOURCE))()["params"]
@@ -119,3 +141,30 @@ def test_what_cannot_be_is_refused():
     sides = dict(encoder=dict(name="recurrent", kw=dict(width=8, embedding_dim=4)), decoder=TRANSFORMER)
     assert "one width, got 4" in problems(dict(**sides, share_embeddings=True))[0]
     assert problems(dict(**sides, share_embeddings=False)) == []
+
+
+@pytest.mark.parametrize("tied, gated", [(True, False), (False, True)])
+def test_flops_are_those_of_the_weights_and_of_attention(tied, gated):
+    """By the rule of decoder_only: 6 a multiplying weight, 12 N H a pair of tokens for each attention."""
+    width, mlp, heads, length = 8, 24, 2 * 6, 10
+    kw = dict(num_layers=3, num_heads=2, num_kv_heads=1, head_dim=6, width=width, mlp_dim=mlp, mlp="swiglu" if gated else "gelu")
+    decoder = dict(name="transformer", kw=dict(kw, tie_embeddings=tied, num_layers=2))
+    model = Model(V, U, 16, jnp.float32, encoder=dict(name="transformer", kw=kw), decoder=decoder)
+    attention, feed_forward = width * (2 * heads + 2 * 6), (3 if gated else 2) * width * mlp
+    weights = 3 * (attention + feed_forward) + 2 * (2 * attention + feed_forward) + V * width
+    assert model.flops_per_token(length) == 6 * weights + 12 * (3 + 2 * 2) * heads * length
+    language_model = decoder_only.Model(V, 16, jnp.float32, **kw, attention="reference")
+    tokens = jnp.zeros((1, length), jnp.int32)
+    variables = jax.eval_shape(lambda: language_model.init(jax.random.key(0), tokens))
+    counted = 3 * flops.products(lambda v: language_model.apply(v, tokens)[0], variables) / length
+    assert counted == language_model.flops_per_token(length)
+
+
+def test_flops_of_recurrent_parts_count_every_step():
+    width, length = 8, 7
+    encoder = dict(name="recurrent", kw=dict(width=width, cell="gru"))
+    decoder = dict(name="recurrent", kw=dict(width=width, attention="general", bridge="copy", output="luong", input_feeding=True))
+    model = Model(V, U, 16, jnp.float32, encoder=encoder, decoder=decoder)
+    weights = 3 * 2 * width**2 + 4 * 3 * width**2 + width**2 + 2 * width**2 + V * width  # cells, keys, attentional state, logits
+    picked = 2 * width  # (c, h) that the text begins with, looked up by a product with the places of the source
+    assert model.flops_per_token(length) == 6 * (weights + 2 * width * length + picked)

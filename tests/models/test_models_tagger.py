@@ -89,9 +89,10 @@ def test_a_word_is_read_at_its_first_piece_and_knows_its_characters():
 
 
 def test_features_of_tokens_are_those_of_their_word():
-    features = jnp.arange(1.0, 7.0).reshape(1, 3, 2)
-    found = tagging.of_tokens(features, jnp.asarray([[1, 2, 0]], jnp.int32), jnp.asarray([[1, 1, 0]], jnp.int32), 5)
-    np.testing.assert_array_equal(found[0], [[0, 0], [1, 2], [3, 4], [3, 4], [3, 4]])
+    """Padding behind the last word is no piece of it."""
+    features, segments = jnp.arange(1.0, 7.0).reshape(1, 3, 2), jnp.asarray([[0, 1, 1, 1, 0]], jnp.int32)
+    found = tagging.of_tokens(features, jnp.asarray([[1, 2, 0]], jnp.int32), jnp.asarray([[1, 1, 0]], jnp.int32), segments)
+    np.testing.assert_array_equal(found[0], [[0, 0], [1, 2], [3, 4], [3, 4], [0, 0]])
 
 
 def test_losses_are_sums_over_the_words():

@@ -174,7 +174,7 @@ def test_dropout_of_weights_keeps_the_expectation_and_differs_by_key():
 
 
 def resolve(name="auto", **changes):
-    usual = {"platform": "cpu", "dtype": jnp.float32, "num_queries": 256, "head_dim": 64}
+    usual = {"platform": "cpu", "dtype": jnp.float32, "num_queries": 256, "num_keys": 256, "head_dim": 64, "masked": False}
     return ops.resolve(name, **{**usual, **changes})
 
 
@@ -186,6 +186,8 @@ def test_auto_picks_by_platform_dtype_and_shape():
     assert resolve(platform="gpu") == "xla"
     assert resolve(platform="tpu", num_queries=8192) == "blocked"
     assert resolve("reference", platform="gpu") == "reference"
+    odd = dict(platform="gpu", dtype=jnp.bfloat16, num_keys=255)
+    assert resolve(**odd) == "cudnn" and resolve(**odd, masked=True) == "xla"
 
 
 @pytest.mark.parametrize(
@@ -195,11 +197,33 @@ def test_auto_picks_by_platform_dtype_and_shape():
         ({"platform": "gpu"}, "not in float32"),
         ({"platform": "gpu", "dtype": jnp.bfloat16, "head_dim": 20}, "head_dim must be a multiple of 8"),
         ({"platform": "gpu", "dtype": jnp.bfloat16, "softcap": 1.0}, "no logit soft cap"),
+        ({"platform": "gpu", "dtype": jnp.bfloat16, "masked": True, "num_queries": 7}, "even numbers of queries and keys, not 7 and 256"),
     ],
 )
 def test_an_impossible_kernel_is_refused_with_the_reason(changes, why):
     with pytest.raises(UserError, match=why):
         resolve("cudnn", **changes)
+
+
+@pytest.mark.parametrize("length", [7, 8])
+def test_auto_knows_what_a_fused_kernel_is_masked_by(length, monkeypatch):
+    """cuDNN's gradient refuses odd lengths where it is handed a mask or a bias: a bucket of 7 must not stop a training on a GPU."""
+    q, k, v = (jnp.zeros((B, length, N, H), jnp.bfloat16) for _ in range(3))
+    ones, slopes = jnp.ones((B, length), jnp.int32), jnp.asarray(position_bias.alibi_slopes(N))
+    bare = [{}, {"window": 3}, {"causal": None}]
+    masked = [{"prefix_BT": ones}, {"bias_fn": functools.partial(position_bias.alibi, slopes)}, {"causal": None, "window": 3}]
+    masked += [{"q_segments_BT": ones, "k_segments_BS": ones, "causal": causal} for causal in ("rows", None)]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    handed = []
+
+    def kernel(q, k, v, *, implementation, mask, bias, **kw):
+        handed.append((implementation, mask is not None or bias is not None))
+        return q
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    for arguments in bare + masked:
+        ops.attention(q, k, v, **arguments)
+    assert handed == [("cudnn", False)] * len(bare) + [("xla" if length % 2 else "cudnn", True)] * len(masked)
 
 
 def test_unknown_names_and_shapes_that_do_not_fit_are_refused():

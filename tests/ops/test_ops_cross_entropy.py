@@ -133,6 +133,36 @@ def test_positions_without_weight_count_for_nothing_whatever_they_hold(form):
     assert float(value) == 0 and not np.asarray(gradient).any()
 
 
+@pytest.mark.parametrize("form", ["plain", "chunked"])
+def test_a_wild_position_without_weight_keeps_its_nan_out_of_the_gradients(form):
+    """KNOWN_BUGS 8: NaN times a weight of 0 stays NaN; the other positions' gradients are as if it were not there."""
+    hidden, kernel, labels, _ = batch()
+    weights = jnp.ones((B, T)).at[:, 3].set(0.0)
+
+    def loss(x):
+        if form == "plain":
+            return cross_entropy(x, labels, weights).loss
+        return chunked_cross_entropy(lambda h: h, x, labels, weights, chunk=4).loss
+
+    logits = hidden @ kernel
+    gradient = jax.jit(jax.grad(loss))
+    found = np.asarray(gradient(logits.at[:, 3].set(jnp.nan)))
+    assert not found[:, 3].any()
+    np.testing.assert_array_equal(found, gradient(logits))
+
+
+def test_correct_is_the_argmax_and_so_ties_are_no_reward():
+    """Equal logits all over were 100% accuracy; the first of the best classes is the answer, as that of an argmax."""
+    logits = jnp.asarray([[2.0, 2.0, 1.0], [1.0, 2.0, 2.0], [0.0, 0.0, 0.0], [0.0, -1.0, 0.0], [jnp.nan] * 3])
+    is_correct = jax.jit(lambda row, label: cross_entropy(row[None, None], label[None, None]).correct)
+    correct = [[float(is_correct(row, jnp.int32(c))) for c in range(3)] for row in logits]
+    assert correct == [[1, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0], [0, 0, 0]]
+    rough = jax.random.randint(jax.random.key(0), (B, T, V), 0, 3).astype(jnp.bfloat16)
+    labels = jax.random.randint(jax.random.key(1), (B, T), 0, V)
+    plain, chunked = cross_entropy(rough, labels), chunked_cross_entropy(lambda x: x, rough, labels, chunk=4)
+    assert float(plain.correct) == float(chunked.correct) == int((jnp.argmax(rough, axis=-1) == labels).sum()) > 0
+
+
 def test_logits_in_bfloat16_are_computed_in_float32():
     hidden, kernel, labels, weights = batch(jnp.bfloat16)
     logits = 50 * (hidden @ kernel)

@@ -1,5 +1,8 @@
-"""Masks: causality, windows, documents."""
+"""Masks: causality, windows, documents, and the softmax that leaves a row empty."""
 
+import math
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -44,3 +47,20 @@ def test_positions_count_in_every_document_wherever_padding_stands():
     segments = jnp.asarray([[0, 0, 1, 1, 0, 1, 2, 2, 0], [1, 1, 1, 2, 3, 3, 0, 0, 0], [0] * 9])
     expected = [[0, 0, 0, 1, 0, 2, 0, 1, 0], [0, 1, 2, 0, 0, 1, 0, 0, 0], [0] * 9]
     np.testing.assert_array_equal(masks.positions_in_segments(segments), expected)
+
+
+def test_a_row_with_nothing_to_attend_gives_zeros_and_zero_gradients():
+    """KNOWN_BUGS 7: no NaN forwards or backwards, even where masked logits are infinite or not numbers."""
+    logits = jnp.asarray([[1.0, 2.0, 3.0], [4.0, jnp.nan, jnp.inf], [jnp.nan, jnp.inf, -jnp.inf]])
+    mask = jnp.asarray([[True, True, False], [True, False, False], [False] * 3])
+    weights, pullback = jax.vjp(lambda x: masks.softmax(x, mask), logits)
+    e = math.exp(1)
+    np.testing.assert_allclose(weights, [[1 / (1 + e), e / (1 + e), 0], [1, 0, 0], [0, 0, 0]], rtol=1e-6)
+    (gradient,) = pullback(jnp.asarray([[1.0, 2.0, 4.0]] * 3))
+    assert np.isfinite(gradient).all() and not np.asarray(gradient)[1:].any() and not gradient[0, 2]
+    np.testing.assert_allclose(gradient[0, 1], e / (1 + e) ** 2, rtol=1e-5)
+
+
+def test_without_a_mask_it_is_the_softmax():
+    logits = jnp.asarray([[1.0, -2.0, 3.0], [0.0, 0.5, 0.0]])
+    np.testing.assert_allclose(masks.softmax(logits, None), jax.nn.softmax(logits, axis=-1))

@@ -40,6 +40,15 @@ def test_curves_show_training_validation_and_learning_rate(metrics, tmp_path):
     assert {plots.BLUE, plots.RED, plots.BLACK} <= colours(path)
 
 
+def test_a_loss_is_not_said_to_be_of_tokens(metrics, tmp_path, monkeypatch):
+    """That of a classifier is of examples, of a tagger of words, of a score a squared error."""
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, panels, path: drawn.append(panels[0].get_ylabel()) or path)
+    plots.curves(metrics, tmp_path / "curves.png")
+    plots.compare({"a": metrics}, tmp_path / "compare.png")
+    assert drawn == ["loss", "loss"]
+
+
 def test_a_run_with_nothing_yet_still_gives_a_picture(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     assert plots.curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png").stat().st_size > 0

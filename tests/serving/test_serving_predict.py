@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import pathlib
 import types
 from typing import Any
 
@@ -46,6 +47,49 @@ def test_every_item_is_answered_in_its_order(batch_size):
     assert [line["index"] for line in lines] == [0, 1, 2, 3, 4] and lines[3]["id"] == "x"
     sums = [{"sum": 56, "windows": 2}, None, {"sum": 18, "windows": 1}, {"sum": 16, "windows": 2}, {"sum": 12, "windows": 1}]
     assert [line["prediction"] for line in lines] == sums
+
+
+def test_a_wrong_item_is_named_and_answers_are_not_looked_at(monkeypatch):
+    class Known(Sums):
+        gold_fields = ("label",)
+
+        def example(self, raw):
+            if "label" in raw:
+                raise AssertionError("an answer is not needed to predict")
+            if "text" not in raw:
+                raise UserError("no text")
+            return super().example(raw)
+
+        def prompt(self, raw):
+            return self.example(raw)
+
+    monkeypatch.setattr(predict, "AT_ONCE", 2)
+    out = io.StringIO()
+    predict.run([{"text": "12", "label": "new"}], predict.predictor(Known(), None, jnp.asarray(1), 2), out)
+    assert json.loads(out.getvalue())["prediction"] == {"sum": 3, "windows": 1}
+    items = [{"text": "1"}, {"text": "2"}, {"text": "3"}, {}]
+    with pytest.raises(UserError, match="item 3 of the input .*: no text"):
+        predict.run(items, predict.predictor(Known(), None, jnp.asarray(1), 2), io.StringIO())
+    monkeypatch.setattr("decoder_lab.decoding.generate.Generator.for_task", lambda *_: None)
+    monkeypatch.setattr("decoder_lab.decoding.batches.generate_all", lambda g, p, prompts, *_, **__: [types.SimpleNamespace(text="")] * 2)
+    answer = predict.writer(Known(), None, None, None, None, num_tokens=1, batch_size=1, seed=0)
+    with pytest.raises(UserError, match="item 3 of the input .*: no text"):
+        predict.run(items, answer, io.StringIO())
+
+
+def test_an_output_takes_its_name_when_it_is_whole(tmp_path):
+    path = tmp_path / "out.jsonl"
+    path.write_text("before")
+    with pytest.raises(ZeroDivisionError), predict.output(str(path)) as out:
+        out.write("half")
+        1 / 0  # noqa: B018
+    assert path.read_text() == "before" and (tmp_path / "out.jsonl.part").read_text() == "half"
+    with predict.output(str(path)) as out:
+        out.write("whole")
+    assert path.read_text() == "whole" and [p.name for p in tmp_path.iterdir()] == ["out.jsonl"]
+    with predict.output("/dev/null") as out:
+        out.write("x")
+    assert pathlib.Path("/dev/null").is_char_device()
 
 
 def test_a_stream_is_answered_group_by_group(monkeypatch):

@@ -7,6 +7,8 @@ import pytest
 
 from decoder_lab.core import lookup
 from decoder_lab.core.errors import UserError
+from decoder_lab.data import examples as example_lib
+from decoder_lab.data.packing.buckets import Packing
 from decoder_lab.tasks.classification import Task
 
 
@@ -158,6 +160,17 @@ def test_several_labels_are_binary_cross_entropy():
     assert [set(row["labels"]) for row in decoded[:3]] == [{n for n, x in zip("xyz", row, strict=True) if x >= 0.5} for row in p]
     with pytest.raises(UserError, match="expects a list of labels"):
         made([dict(text="a", label="x")], kind="multi")
+
+
+def test_labels_take_no_room_of_the_text():
+    """Nine labels at a length of eight: sequence_length is of texts, and a batch has one place for each label."""
+    names = [str(i) for i in range(9)]
+    items = [dict(text="abc", label=names), dict(text="d", label=names[:1])] * 3
+    task = made(items, kind="multi", length=8)
+    rows = Packing(example_lib.in_memory(task.example(raw) for raw in items), length=8, pad_to=1).plan(2)
+    batches = [rows.take(i, 0, 0) for i in range(rows.num_batches)]
+    assert {batch["label_set"].shape[1] for batch in batches} == {9} and {batch["tokens"].shape[1] for batch in batches} == {1, 3}
+    assert {int(n) for batch in batches for n in batch["label_set"].sum(axis=1)} <= {0, 1, 9}
 
 
 def test_scores_are_squared_errors_in_their_own_unit():

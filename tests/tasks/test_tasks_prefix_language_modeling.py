@@ -44,14 +44,14 @@ def test_long_pairs_are_cut_or_dropped_and_counted():
     assert sum(task.counts.values()) == 2
     assert Task(Tokenizer(), 8, max_source_length=3, too_long="drop").example(PAIR) == []
     assert len(Task(Tokenizer(), 8).example({"source": "a" * 50, "target": "b" * 50})["tokens"]) == 8
-    with pytest.raises(UserError, match="do not fit a row of 8"):
-        Task(Tokenizer(), 8, max_source_length=6, max_target_length=3)
-    for no_room in (dict(max_source_length=8), dict(max_source_length=12), dict(max_target_length=9)):  # for the other side
-        with pytest.raises(UserError, match="do not fit a row of 8"):
-            Task(Tokenizer(), 8, **no_room)
+    plain = dict(label_smoothing=0.0, max_source_length=None, max_target_length=None)
+    wrong = [dict(max_source_length=8), dict(max_source_length=12), dict(max_target_length=9)]  # no room for the other side
+    for kw in (dict(max_source_length=6, max_target_length=3), *wrong):
+        assert "do not fit a row of 8" in problems({**plain, **kw}, 8)[0]
+    assert problems(plain, 8) == problems({**plain, "max_source_length": 6}, 8) == problems({**plain, **wrong[0]}, None) == []
     with pytest.raises(UserError, match='no text "target"'):
         task.example({"source": "a"})
-    assert len(problems(dict(label_smoothing=1.0, max_source_length=1, max_target_length=None))) == 2
+    assert len(problems(dict(label_smoothing=1.0, max_source_length=1, max_target_length=None), 8)) == 2
 
 
 def test_padding_changes_nothing_and_the_source_is_read_in_both_directions(made):

@@ -51,6 +51,9 @@ class Model(nn.Module):
             memory = self.encode(source_BS, source_segments_BS)
         return self.decoder(tokens_BT, memory=memory, **extra)
 
+    def unembed(self, hidden_BTD):
+        return self.decoder.unembed(hidden_BTD)
+
     @nn.nowrap
     def init_cache(self, batch_size, max_length):
         return Decoder(9, 16, jnp.float32, cell="gru", width=12).init_cache(batch_size, max_length)
@@ -135,6 +138,15 @@ def test_label_smoothing_is_of_training_alone_and_by_its_definition():
     np.testing.assert_allclose(plain["loss"], plain["nll"])
 
 
+def test_a_loss_in_chunks_equals_the_whole_one():
+    batch = batch_of(task(), PAIRS)
+    found = []
+    for made in (task(label_smoothing=0.1), task(label_smoothing=0.1, loss_chunk=3)):
+        trained = lambda p, made=made: made.metrics(Model(), p, batch, rng=jax.random.key(1))["loss"][0]  # noqa: E731
+        found.append((metrics(made, batch), jax.jit(jax.value_and_grad(trained))(params_of())))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
+
+
 def test_scheduled_sampling_grows_over_the_run():
     linear, sigmoid = (task(scheduled_sampling=kind, sampling_rate=0.5) for kind in ("linear", "inverse_sigmoid"))
     np.testing.assert_allclose([linear.sampling_rate_at(p) for p in (0.0, 0.5, 1.0)], [0, 0.25, 0.5])
@@ -185,9 +197,9 @@ def test_mistakes_are_named():
     Task(Letters(), silent, 8, source_eos=False)
     with pytest.raises(UserError, match='no text "target".*it has source, text'):
         task().example({"source": "a", "text": "b"})
-    with pytest.raises(UserError, match="at most 8"):
-        task(max_source_length=9)
     with pytest.raises(UserError, match="prefix_language_modeling"):
         task().forward(types.SimpleNamespace(), {}, True)
-    kw = dict(label_smoothing=1.0, sampling_rate=0.0, scheduled_sampling="linear", max_source_length=1, max_target_length=None)
-    assert len(problems(kw)) == 3
+    kw = dict(
+        loss_chunk=0, label_smoothing=1.0, sampling_rate=0.0, scheduled_sampling="linear", max_source_length=1, max_target_length=None
+    )
+    assert len(problems(kw, None)) == 3 and len(problems({**kw, "max_target_length": 9}, 8)) == 4

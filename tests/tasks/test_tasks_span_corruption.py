@@ -9,6 +9,7 @@ from decoder_lab.core.errors import UserError
 from decoder_lab.data.tokenizer.byte import Tokenizer
 from decoder_lab.models.decoder_only import Model as DecoderOnly
 from decoder_lab.models.encoder_decoder import Model
+from decoder_lab.ops import corruption
 from decoder_lab.tasks.span_corruption import Task
 
 B, T = 5, 24
@@ -54,6 +55,13 @@ def test_evaluation_is_the_same_in_every_batch_and_training_is_not(made):
     np.testing.assert_allclose(whole["nll"], np.sum([r["nll"] for r in rows], axis=0), rtol=1e-5)
     assert rows[4]["loss"][1] == 0 == rows[4]["loss"][0]
     assert metrics(params, BATCH, jax.random.key(0))["loss"][0] != metrics(params, BATCH, jax.random.key(1))["loss"][0]
+
+
+def test_flops_are_of_the_two_texts_that_a_row_becomes(made):
+    task, model, *_ = made
+    size = corruption.span_sizes(20, task.rate, task.mean_span)
+    assert task.flops_per_token(model, 20) == model.flops(size.inputs, size.targets) / 20 < model.flops_per_token(20)
+    assert task.flops_per_token(object(), 20) is None
 
 
 def test_what_cannot_be_is_said():

@@ -118,6 +118,21 @@ def test_it_learns_a_few_sentences():
     assert mean_of(task, model, params, batch)["accuracy"] == (11, 11)
 
 
+def test_tags_that_constrained_training_forbids_have_no_weight_and_are_counted():
+    """Their loss was 1e9: of a split that breaks the scheme, of a span that is longer than a row. They are predicted all the same."""
+    task, model, params = made(tagging, constrained_training=True)
+    task.counts.clear()
+    broken = [{"words": ["york", "city"], "tags": ["O", "I-place"]}, {"words": ["new"] * 18, "tags": ["B-place"] + ["I-place"] * 17}]
+    batch = batch_of(task, [*ITEMS, *broken], width=16)
+    assert batch["weights"].any(axis=1).tolist() == [True] * 4 + [False, True, False]
+    assert [n for what, n in task.counts.items() if "constrained_training forbids" in what] == [2]
+    sums = mean_of(task, model, params, batch)
+    assert sums["loss"][1] == 11 + 16 and sums["loss"][0] < 1e3
+    assert [len(tags) for tags in task.decode(task.predict(model, params, batch), batch)] == [4, 4, 2, 1, 2, 16, 2]
+    free = made(tagging)[0]
+    assert batch_of(free, [*ITEMS, *broken], width=16)["weights"].any(axis=1).all() and free.fingerprint() != task.fingerprint()
+
+
 def test_the_joint_task_learns_both():
     task, model, params = made(intent_slots)
     params, _ = fit(task, model, params)
@@ -144,7 +159,19 @@ def test_unknown_intents_and_missing_ones_are_errors():
     with pytest.raises(UserError, match="musik.*music"):
         task.example({**ITEMS[0], "label": "musik"})
     with pytest.raises(UserError, match="two or more intents"):
-        intent_slots.Task(task.tokenizer, 16).fit([{k: v for k, v in item.items() if k != "label"} for item in ITEMS])
+        intent_slots.Task(task.tokenizer, 16).fit(ITEMS[::2])
+    with pytest.raises(UserError, match=r'item 1 of the train split \("book new york city"\) has no intent'):
+        intent_slots.Task(task.tokenizer, 16).fit([ITEMS[0], {k: v for k, v in ITEMS[1].items() if k != "label"}])
+
+
+def test_an_utterance_without_an_intent_counts_for_its_slots_alone():
+    """It was trained and scored as the first intent."""
+    task, model, params = made(intent_slots)
+    without = [*ITEMS[:3], {k: v for k, v in ITEMS[3].items() if k != "label"}]
+    whole, some, three = (mean_of(task, model, params, batch_of(task, items, rows=6)) for items in (ITEMS, without, ITEMS[:3]))
+    assert some["slot_loss"] == whole["slot_loss"] and some["intent_accuracy"] == three["intent_accuracy"]
+    np.testing.assert_allclose(some["intent_loss"], three["intent_loss"], rtol=1e-6)
+    np.testing.assert_allclose(some["loss"], (whole["slot_loss"][0] + three["intent_loss"][0], 4), rtol=1e-6)
 
 
 def test_word_dropout_happens_in_training_only():

@@ -107,6 +107,29 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     assert numbers(tmp_path / "whole") == numbers(tmp_path / "killed")
 
 
+def test_a_resume_that_changes_the_order_of_examples_is_said(tmp_path, monkeypatch):
+    """Rows of a batch are multiples of devices * accumulate, so other devices make other batches of the same examples."""
+    make_mesh, said = meshes.make_mesh, []
+    monkeypatch.setattr(meshes, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+    config = make_config("total_steps=1", "accumulate=1", "batch_size=24")
+    assert train(config, tmp_path) == 0
+    for devices in (1, 8):
+        monkeypatch.setattr(meshes, "make_mesh", lambda devices=devices: make_mesh(jax.devices()[:devices]))
+        resume.start_state(make(config, tmp_path, said.append), resume.make_saver(config, tmp_path, said.append))
+        assert any("another order" in line for line in said) == (devices == 8), said
+
+
+def test_a_package_that_lacks_is_said_before_data_is_made(tmp_path, monkeypatch):
+    from decoder_lab.evaluators import generation
+
+    monkeypatch.setattr(generation.importlib.util, "find_spec", lambda name: None)
+    text = dict(name="generation", every="2", kw=dict(metrics=("rouge",)))
+    config = make_config("checkpoint.keep_best=0", "total_epochs=1", evaluators=dict(text=text))
+    with pytest.raises(UserError, match="rouge_score"):
+        train(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_metrics_know_how_far_the_run_is(tmp_path):
     assert train(make_config("total_steps=4"), tmp_path / "run") == 0
     seen = [line["train/progress"] for line in numbers(tmp_path / "run") if "train/progress" in line]
@@ -234,6 +257,52 @@ def test_facts_are_found_once_and_kept_with_the_run(tmp_path, monkeypatch):
     (tmp_path / "run" / "task.json").unlink()
     with pytest.raises(UserError, match="task.json is missing"):
         make(config, tmp_path / "run").task  # noqa: B018
+
+
+def test_facts_of_other_settings_are_believed_only_where_they_are_the_same(tmp_path):
+    """A run of labels that went on, by --allow_changes, as one of scores ended in a KeyError."""
+    items = [{"text": "a b", "label": "1"}, {"text": "b", "label": "2"}]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items * 20))
+    data = dict(source=dict(name="jsonl", kw=dict(path=str(tmp_path / "data.jsonl"))), packing=dict(name="buckets"))
+    task, model = dict(name="classification"), dict(name="classifier", kw=dict(variant="bag"))
+    assert make(make_config(data=data, task=task, model=model), tmp_path / "run").task.labels == ("1", "2")
+    same = make(make_config("task.kw.keep=tail", "sequence_length=32", data=data, task=task, model=model), tmp_path / "run")
+    assert same.task.labels == ("1", "2")
+    other = make(make_config("task.kw.kind=score", data=data, task=task, model=model), tmp_path / "run")
+    with pytest.raises(UserError, match=r"other settings of the task \(kind\)"):
+        other.task  # noqa: B018
+
+
+def test_a_classifier_begins_from_a_masked_language_model(tmp_path):
+    """Its vocabulary has one id more, the mask token; `first_rows` leaves that row."""
+    encoder = dict(encoder=dict(name="bag_of_embeddings", kw=dict(embedding_dim=4, ngrams=1)))
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps({"text": f"text {i}", "label": str(i % 2)}) + "\n" for i in range(40)))
+    source = dict(name="jsonl", kw=dict(path=str(tmp_path / "data.jsonl")))
+    masked = make_config(
+        task="masked_language_modeling", model=dict(name="masked_lm", kw=encoder), data=dict(source=source, packing=dict(name="split"))
+    )
+    first = make(masked, tmp_path / "masked")
+    (tmp_path / "masked" / "config.json").write_text(config_lib.to_json(masked))
+    params = first.init_params()
+    with resume.make_saver(masked, tmp_path / "masked", print) as saver:
+        saver.save(0, first.init_state(params), {}, {"val/loss": 0.0})
+    said = []
+
+    def begin(name, *overrides):
+        rules = (f"init_from.workdir={tmp_path / 'masked'}", "init_from.include=^encoder/", *overrides)
+        data = dict(source=source, packing=dict(name="buckets"))
+        config = make_config(*rules, task="classification", model=dict(name="classifier", kw=encoder), data=data)
+        return resume.start_state(make(config, tmp_path / name, said.append), resume.make_saver(config, tmp_path / name, print))[0].params
+
+    with pytest.raises(UserError, match="init_from.first_rows=encoder/token_embedding/embedding takes"):
+        begin("refused")
+    found = tree.flatten(begin("taken", "init_from.first_rows=token_embedding"))
+    for path, leaf in tree.flatten(params).items():
+        if path.startswith("encoder/"):
+            np.testing.assert_array_equal(np.asarray(leaf)[: len(found[path])], np.asarray(found[path]))
+    assert any("first 257 of 258 rows" in line for line in said) and not any("warning: the tokenizer" in line for line in said)
+    begin("another", "init_from.first_rows=token_embedding", "data.tokenizer.name=character")
+    assert any("warning: the tokenizer is not that of" in line for line in said)
 
 
 def test_what_is_left_out_is_said_each_time(tmp_path):

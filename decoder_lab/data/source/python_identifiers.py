@@ -22,11 +22,14 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 @dataclasses.dataclass
 class Source:
-    """Items {"words": [str], "tags": [str], "path": str}: the tokens of a function without docstring and comments, BIO tags of roles.
+    """Items {"words": [str], "tags": [str], "label": str, "path": str}: the tokens of a function without docstring and comments, BIO tags
+    of roles, and what the function is for.
 
     Roles: function, class (where they are defined or, at the module's top, meant), parameter, local, attribute, method (an attribute that
     is called), keyword (an argument's name in a call), builtin, global, and import: a name that the module imports, together with the
     attributes behind it (`os.path.join` is one span). All else is O.
+    Labels: query (it returns a value), command (it does not), change (it returns a value and sets an attribute, an item or a name that
+    outlives it), generator, and stub (there is nothing but pass, ... or an error).
     """
 
     split: str
@@ -38,15 +41,15 @@ class Source:
         return len(_tagged(tuple(self._names)))
 
     def __getitem__(self, i: int) -> dict:
-        words, tags, path = _tagged(tuple(self._names))[i]
-        return {"words": list(words), "tags": list(tags), "path": path}
+        words, tags, label, path = _tagged(tuple(self._names))[i]
+        return {"words": list(words), "tags": list(tags), "label": label, "path": path}
 
     def fingerprint(self) -> str:
-        return interpreter.fingerprint(self._names, "python_identifiers 1", self.split)
+        return interpreter.fingerprint(self._names, "python_identifiers 2", self.split)
 
 
 @functools.cache
-def _tagged(names: tuple[str, ...]) -> list[tuple[tuple[str, ...], tuple[str, ...], str]]:
+def _tagged(names: tuple[str, ...]) -> list[tuple[tuple[str, ...], tuple[str, ...], str, str]]:
     found, seen = [], set()
     module, outside = None, {}
     for function in interpreter.functions(names):
@@ -58,8 +61,36 @@ def _tagged(names: tuple[str, ...]) -> list[tuple[tuple[str, ...], tuple[str, ..
         item = parsed and tag(*parsed, outside)
         if item and WORDS[0] <= len(item[0]) <= WORDS[1] and item not in seen:
             seen.add(item)
-            found.append((*item, function.place))
+            found.append((*item, purpose(parsed[1]), function.place))
     return found
+
+
+def purpose(tree: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """Returns what a function without its docstring is for: "query", "command", "change", "generator" or "stub"."""
+    (first, *rest), nodes = tree.body, list(_own(tree))
+    if not rest and (isinstance(first, ast.Pass | ast.Raise) or (isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant))):
+        return "stub"
+    if any(isinstance(node, ast.Yield | ast.YieldFrom) for node in nodes):
+        return "generator"
+    values = [node.value for node in nodes if isinstance(node, ast.Return) and node.value is not None]
+    if all(isinstance(value, ast.Constant) and value.value is None for value in values):
+        return "command"
+    return "change" if any(map(_sets, nodes)) else "query"
+
+
+def _sets(node: ast.AST) -> bool:
+    """Whether a node sets, or deletes, something that lives on after the function."""
+    if isinstance(node, ast.Attribute | ast.Subscript):
+        return isinstance(node.ctx, ast.Store | ast.Del)
+    return isinstance(node, ast.Global | ast.Nonlocal)
+
+
+def _own(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yields the nodes of a function that are not of functions and classes inside it."""
+    for child in ast.iter_child_nodes(tree):
+        if not isinstance(child, Definition | ast.Lambda):
+            yield child
+            yield from _own(child)
 
 
 def _module_roles(module: ast.Module) -> dict[str, str]:

@@ -1,0 +1,41 @@
+"""Counting the matrix products of a traced function: what a model's floating-point operations are taken for."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+
+def products(fn: Callable, *arguments: Any) -> float:
+    """Returns the FLOPs of the matrix products and convolutions in one call of `fn`, a multiplication and an addition being two.
+
+    Arguments are pytrees of arrays or of their shapes. A scan counts as often as it runs, of branches the dearest, a while loop once.
+    """
+    return _count(jax.make_jaxpr(fn)(*arguments).jaxpr)
+
+
+def _count(jaxpr: Any) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[params["dimension_numbers"].rhs_spec[0]]
+        else:
+            inner = [_count(part) for part in _inside(params)]
+            total += (max(inner, default=0.0) if name == "cond" else sum(inner)) * (params["length"] if name == "scan" else 1)
+    return total
+
+
+def _inside(params: Mapping[str, Any]) -> Iterator[Any]:
+    """Yields the programs that an equation calls."""
+    for value in params.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            part = getattr(part, "jaxpr", part)
+            if hasattr(part, "eqns"):
+                yield part
