@@ -18,7 +18,6 @@ from decoder_lab.serving.generate import Options
 PART_OF_A_RUN = (
     "model.",
     "adapt",
-    "init_from.",
     "task.",
     "data.tokenizer.",
     "data.source_tokenizer",
@@ -105,11 +104,21 @@ def _next_mode(config: Any) -> str:
     """Returns the flags of what a trained model of this config is for."""
     from decoder_lab.core import lookup
 
-    if hasattr(lookup.find("task", config.task.name), "predict"):
+    if hasattr(_task_class(config), "predict"):
         return "--mode=predict --input=FILE"
     if hasattr(lookup.find("model", config.model.name), "init_cache"):
         return '--mode=generate --prompt="..." --num_tokens=200'
     return "--mode=evaluate --split=validation"
+
+
+def _task_class(config: Any) -> Any:
+    """Returns the class of the config's task, of one that wraps another that of the other."""
+    from decoder_lab.core import lookup
+
+    plugin = config.task
+    while "task" in lookup.fields("task", plugin.name):
+        plugin = plugin.kw.task
+    return lookup.find("task", plugin.name)
 
 
 def _draw(config: Any, workdir: pathlib.Path) -> None:
@@ -198,12 +207,11 @@ def predict(config: Any, flags: argparse.Namespace) -> int:
     if flags.output and flags.input != "-" and pathlib.Path(flags.output).resolve() == pathlib.Path(flags.input).resolve():
         raise UserError(f"--output: {flags.output} is the --input, which would be lost; name another file.")
     experiment = _open_run(config, flags)
-    from decoder_lab.core import lookup
     from decoder_lab.decoding.settings import Sampling
     from decoder_lab.serving import predict as serving
     from decoder_lab.training import resume
 
-    kind = lookup.find("task", config.task.name)
+    kind = _task_class(config)
     if hasattr(kind, "predict"):
         _refuse_unused(options, ("checkpoint",), f'of a run of task "{config.task.name}" writes no text')
     elif not hasattr(kind, "prompt"):
@@ -293,6 +301,8 @@ def export(config: Any, flags: argparse.Namespace) -> int:
         from decoder_lab.serving import compiled
 
         compiled.write(output, experiment, params)
+    elif flags.format == "peft":
+        weights.export_adapter(experiment, resume.all_params(experiment, flags.checkpoint)[0], output, flags.family)
     else:
         weights.export_run(experiment, params, output, flags.family)
     return 0

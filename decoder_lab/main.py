@@ -34,7 +34,7 @@ MODES = {
     "plot_schedule": "draw the learning rate of a config before anything is run",
     "replay": "run the step again that stopped a run by a non-finite loss or gradient",
 }
-FORMATS = ("huggingface", "stablehlo")
+FORMATS = ("huggingface", "stablehlo", "peft")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -25,6 +25,7 @@ def small(config):
         tree |= dict(accumulate=2, batch_size=16)
     if "warmup" in tree["schedule"]["kw"]:
         tree["schedule"]["kw"]["warmup"] = "1"
+    tree["init_from"]["workdir"] = ""  # there is no such run here
     data = tree["data"]
     for side in ("tokenizer", "source_tokenizer"):
         if data[side] and data[side]["name"] in ("sentencepiece", "huggingface"):
@@ -33,11 +34,9 @@ def small(config):
         data["source"]["kw"] |= SOURCE
     if data["packing"]["name"] == "buckets":
         data["packing"]["kw"]["num_buckets"] = 1
-    for name, evaluator in tree["evaluators"].items():
+    for evaluator in tree["evaluators"].values():
         evaluator["kw"] |= {k: v for k, v in EVALUATOR.items() if k in evaluator["kw"]}
-        if evaluator["every"] != "0":
-            evaluator["every"] = "2"
-        tree["evaluators"][name] = evaluator
+        evaluator["every"] = "2" if evaluator["every"] != "0" else "0"
     tree["checkpoint"]["every"] = "2"
     tree["log"]["every"] = "1"
     return config_lib.resolve(tree)

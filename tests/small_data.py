@@ -162,6 +162,7 @@ def _e2e(folder):
 
 MAKERS = {
     "experiments/pretrain/shakespeare_char.py": _shakespeare,
+    "experiments/finetune/shakespeare.py": _shakespeare,
     "experiments/classification/agnews.py": _agnews,
     "experiments/classification/banking77.py": _banking77,
     "experiments/classification/chnsenticorp.py": _chnsenticorp,

@@ -68,7 +68,7 @@ def test_an_example_trains_and_writes(mine, name):
 
 def test_names_in_the_table_are_the_names_there_are():
     text = (ROOT / "README.md").read_text()
-    for kind in ("source", "tokenizer", "packing", "schedule", "evaluator", "writer", "model"):
+    for kind in ("source", "tokenizer", "packing", "schedule", "adapter", "evaluator", "writer", "model"):
         row = next(line for line in text.splitlines() if line.startswith(f"| {kind} |"))
         missing = [name for name in lookup.names(kind) if f"`{name}`" not in row]
         assert not missing, f"README: the row of {kind} lacks {missing}"

@@ -11,7 +11,8 @@ import numpy as np
 from decoder_lab.core import tree
 from decoder_lab.core.errors import UserError, nearest, unknown
 
-RULES = ("include", "rename", "exclude", "first_rows")
+RULES = ("include", "rename", "exclude", "first_rows", "extend")
+SPREAD = 0.01  # of old rows, around whose mean new ones lie
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Report:
 
     def __str__(self) -> str:
         parts = (("loaded", self.loaded), ("left at the initial value", self.initial), ("in the source, not used", self.unused))
-        lines = [f"{what}: {len(paths)}\n{_grouped(paths)}".rstrip() for what, paths in parts]
+        lines = [f"{what}: {len(paths)}\n{tree.grouped(paths)}".rstrip() for what, paths in parts]
         lines += [f"cast on loading: {path} {how}" for path, how in self.cast.items()]
         lines += [f"loaded in part: {path}, {how}" for path, how in self.cut.items()]
         return "\n".join(lines)
@@ -44,6 +45,8 @@ def init_from(params: Any, source_params: Any, rules: Mapping[str, Any]) -> tupl
       rename: {pattern: replacement}, applied in order by `re.sub` to what is taken.
       first_rows: the paths whose arrays may have more rows (axis 0) than here; those behind ours are left. So ids that a task added at the
         end of the vocabulary, such as a mask token, go.
+      extend: the paths whose arrays may be shorter than here along one axis, as tables of a smaller vocabulary are. What is new lies close
+        to the mean of what is old (Hewitt 2021: new tokens then take little probability from old ones).
     A taken path that this run lacks is reported as not used; if a rename made it, it is an error. Arrays get this run's dtype and sharding.
 
     Errors: UserError, listing both sides, for a pattern that matches nothing, a renamed path that this run lacks, two sources of one
@@ -52,9 +55,9 @@ def init_from(params: Any, source_params: Any, rules: Mapping[str, Any]) -> tupl
     if wrong := sorted(set(rules) - set(RULES)):
         raise UserError(unknown("init_from", wrong[0], RULES))
     wanted, source = tree.flatten(params), tree.flatten(source_params)
-    include, exclude, first_rows = (tuple(rules.get(name, ())) for name in ("include", "exclude", "first_rows"))
+    include, exclude, first_rows, extend = (tuple(rules.get(name, ())) for name in ("include", "exclude", "first_rows", "extend"))
     rename = dict(rules.get("rename", {}))
-    tree.check_patterns(source_params, (*include, *exclude, *first_rows), "init_from")
+    tree.check_patterns(source_params, (*include, *exclude, *first_rows, *extend), "init_from")
     taken = [path for path in source if (not include or _any(include, path)) and not _any(exclude, path)]
     targets = _renamed(taken, rename)
     cut = {}
@@ -62,6 +65,14 @@ def init_from(params: Any, source_params: Any, rules: Mapping[str, Any]) -> tupl
         ours, rows = wanted[targets[path]].shape, source[path].shape[:1]
         if rows and rows[0] > ours[0] and source[path].shape[1:] == ours[1:]:
             source[path], cut[targets[path]] = source[path][: ours[0]], f"its first {ours[0]:,} of {rows[0]:,} rows"
+    for path in [path for path, target in targets.items() if target in wanted and _any(extend, path)]:
+        ours, theirs = wanted[targets[path]].shape, source[path].shape
+        shorter = [axis for axis, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b]
+        if len(ours) == len(theirs) and len(shorter) == 1 and ours[shorter[0]] > theirs[shorter[0]]:
+            source[path] = _extended(np.asarray(source[path]), shorter[0], ours[shorter[0]])
+            cut[targets[path]] = (
+                f"all {theirs[shorter[0]]:,} of axis {shorter[0]}, and {ours[shorter[0]] - theirs[shorter[0]]:,} new near their mean"
+            )
     _check(targets, wanted, source)
 
     origin = {target: path for path, target in targets.items() if target in wanted}
@@ -98,7 +109,15 @@ def _check(targets: dict[str, str], wanted: dict[str, Any], source: dict[str, An
         problems.append("no path of the source is one of this run's; a rename may be missing")
     if problems:
         listing = "\n".join(f"  {p}" for p in problems)
-        raise UserError(f"init_from:\n{listing}\nthis run has:\n{_grouped(wanted)}\nthe source has:\n{_grouped(source)}")
+        raise UserError(f"init_from:\n{listing}\nthis run has:\n{tree.grouped(wanted)}\nthe source has:\n{tree.grouped(source)}")
+
+
+def _extended(array: np.ndarray, axis: int, size: int) -> np.ndarray:
+    """Returns the array with more entries along an axis: the mean of those that there are, plus a little of their spread."""
+    rows = np.moveaxis(array, axis, 0)
+    noise = np.random.default_rng(0).standard_normal((size - rows.shape[0], *rows.shape[1:]))
+    new = rows.mean(axis=0)[None] + SPREAD * rows.std(axis=0)[None] * noise
+    return np.moveaxis(np.concatenate([rows, new.astype(array.dtype)]), 0, axis)
 
 
 def _any(patterns: Iterable[str], path: str) -> bool:
@@ -111,7 +130,7 @@ def _renamed(taken: list[str], rename: Mapping[str, str]) -> dict[str, str]:
     for pattern, replacement in rename.items():
         try:
             if not any(re.search(pattern, target) for target in targets.values()):
-                raise UserError(f'init_from.rename: "{pattern}" matches nothing of what is taken:\n{_grouped(targets.values())}')
+                raise UserError(f'init_from.rename: "{pattern}" matches nothing of what is taken:\n{tree.grouped(targets.values())}')
             targets = {path: re.sub(pattern, replacement, target) for path, target in targets.items()}
         except re.error as error:
             raise UserError(f'init_from.rename: "{pattern}" -> "{replacement}" cannot be done: {error}.') from None
@@ -120,11 +139,3 @@ def _renamed(taken: list[str], rename: Mapping[str, str]) -> dict[str, str]:
 
 def _onto(leaf: Any, value: Any) -> Any:
     return jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding)
-
-
-def _grouped(paths: Iterable[str]) -> str:
-    """Returns one line a path; paths that differ only in numbers, as those of many layers do, share one: "layer_#/mlp/kernel (12)"."""
-    groups: dict[str, list[str]] = {}
-    for path in paths:
-        groups.setdefault(re.sub(r"\d+", "#", path), []).append(path)
-    return "\n".join(f"  {group} ({len(of)})" if len(of) > 1 else f"  {of[0]}" for group, of in groups.items())

@@ -39,7 +39,7 @@ GIVEN = {
     "model": ("vocab_size", "source_vocab_size", "char_vocab_size", "num_labels", "num_classes", "max_length", "dtype"),
     "encoder": ("vocab_size", "max_length", "dtype"),
     "decoder": ("vocab_size", "max_length", "dtype"),
-    "task": ("tokenizer", "source_tokenizer", "length"),
+    "task": ("tokenizer", "source_tokenizer", "length", "teacher"),
     "source": ("split",),
     "tokenizer": (),
     "packing": ("tokens", "examples", "length"),
@@ -55,6 +55,7 @@ GIVERS = {
     "vocab_size": "data.tokenizer",
     "source_vocab_size": "data.source_tokenizer, or data.tokenizer where that is None",
     **dict.fromkeys(("char_vocab_size", "num_labels", "num_classes"), "the task, where its sizes() has it"),
+    "teacher": "the run that task.kw.workdir names",
     "tokens": 'a task that reads rows of a token stream (batching = "tokens")',
     "examples": 'a task that gives examples (batching = "examples")',
 }

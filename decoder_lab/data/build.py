@@ -32,6 +32,7 @@ def tokenizer_for(
     progress: Callable[[str], None] = cache.silent,
     task: Any = None,
     side: Literal["target", "source"] = "target",
+    other: pathlib.Path | None = None,
 ) -> Any:
     """Returns a tokenizer of a config, ready for use.
 
@@ -40,6 +41,7 @@ def tokenizer_for(
       directory: a run's own copy: loaded from there where it is, else stored there, so that the run needs neither cache nor data later.
       progress: takes one line for the user.
       task: the config's task, `name` and `kw`; its `texts(raw)` and `source_texts(raw)`, where it has them, are what is learned from.
+      other: the copy of a run whose weights this one begins with; it is taken where it was made by the same settings.
       side: "source" is `data.source_tokenizer`, learned from the source texts; without one `data.tokenizer` learns from both.
     Errors: UserError where the copy in `directory` was made by other settings; whatever training on the source raises.
     """
@@ -48,8 +50,12 @@ def tokenizer_for(
     tokenizer = lookup.make("tokenizer", plugin)
     artefact = _stored(directory, name, kw) if directory else None
     if artefact is None:
-        reader = _Reader(task, side, joint=getattr(data, "source_tokenizer", None) is None)
-        artefact = _trained(data, tokenizer, name, kw, reader, progress)
+        if other and (other / SETTINGS).exists() and _settings(other) == (name, kw):
+            artefact = _stored(other, name, kw)
+            progress(f"the tokenizer is that of {other.parent}")
+        else:
+            reader = _Reader(task, side, joint=getattr(data, "source_tokenizer", None) is None)
+            artefact = _trained(data, tokenizer, name, kw, reader, progress)
         if directory:
             _store(directory, name, kw, artefact)
     tokenizer.load(artefact)
@@ -284,12 +290,18 @@ def _stored(directory: pathlib.Path, name: str, kw: dict) -> bytes | None:
         return None
     settings = json.loads((directory / SETTINGS).read_text())
     artefact = (directory / ARTEFACT).read_bytes()
-    if (settings["name"], settings["kw"]) != (name, kw):
+    if _settings(directory) != (name, kw):
         was, wanted = f"{settings['name']} {settings['kw']}", f"{name} {kw}"
         raise UserError(f"tokenizer: {directory} holds {was}, the config asks for {wanted}. Use another workdir, or the config as it was.")
     if hashlib.sha256(artefact).hexdigest() != settings["sha256"]:
         raise UserError(f"tokenizer: {directory / ARTEFACT} is damaged: it is not what was stored there. Use another workdir.")
     return artefact
+
+
+def _settings(directory: pathlib.Path) -> tuple[str, dict]:
+    """Returns what a stored artefact was made by, (name, kw)."""
+    settings = json.loads((directory / SETTINGS).read_text())
+    return settings["name"], settings["kw"]
 
 
 def _store(directory: pathlib.Path, name: str, kw: dict, artefact: bytes) -> None:

@@ -140,7 +140,8 @@ class Generator:
         if not hasattr(model, "init_cache"):
             raise UserError("this model writes no text: it predicts labels, tags or spans (--mode=predict shows them).")
         prefix = bool(getattr(task, "bidirectional_prefix", False))
-        named = dict(eos_id=tokenizer.eos_id, decode=decode_fn(tokenizer), bidirectional_prefix=prefix)
+        end_id = getattr(task, "end_id", tokenizer.eos_id)  # of a chat model, what ends a turn
+        named = dict(eos_id=end_id, decode=decode_fn(tokenizer), bidirectional_prefix=prefix)
         return cls.from_model(model, max_length=max_length, **named)
 
     def generate(

@@ -121,7 +121,8 @@ class Evaluator:
         items = self.context.items(self.split)
         used = len(items) if self.limit is None else min(self.limit, len(items))
         numbers = [i * len(items) // used for i in range(used)]
-        return numbers, [items[i] for i in numbers]
+        pair = getattr(self.context.task, "pair", lambda raw: raw)  # of a conversation, its last question and the answer
+        return numbers, [pair(items[i]) for i in numbers]
 
     def _save(self, step: int, numbers: list[int], items: list[dict], references: list[list[str]], texts: list[Generation]) -> None:
         """Writes one JSON line an item into the run's folder."""

@@ -47,7 +47,7 @@ class BartLike(base.Family):
         "scale_embedding": ("scale_embeddings", False),
     }
     defaults = {"layers": 12, "attention_heads": 16, "ffn_dim": 4096}
-    above: Mapping = {}  # of the decoder: what follows the layers
+    above = {}  # of the decoder: what follows the layers
 
     def plugin(self, config):
         """Two sides, whose sizes may differ."""

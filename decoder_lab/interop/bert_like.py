@@ -80,11 +80,11 @@ class BertLike(base.Family):
     vocab_size = 30522
     num_positions = ("max_position_embeddings", 512)
     tokens = dict(pad_token_id=0)
-    encoder: Mapping = {}
-    heads: Mapping = {}
+    encoder = {}
+    heads = {}
     head = "tanh"
     activation = "hidden_act"
-    of_head: str | None = None
+    of_head = None
 
     def plugin(self, config):
         """The encoder inside the model for the architecture."""

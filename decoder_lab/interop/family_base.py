@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from decoder_lab.core.errors import UserError, unknown
 from decoder_lab.interop.table import Table
@@ -47,15 +46,15 @@ class Family:
       tokens: {setting: default} of the special ids, which old files leave out.
     """
 
-    model_type: str
-    architectures: Mapping[str, str]
-    fields: Mapping[str, tuple[str, Any]] = {}
-    fixed: Mapping[str, Any] = {}
-    expected: Mapping[str, Any] = {}
-    vocab_size: int = 0
-    num_positions: tuple[str, int] = ("max_position_embeddings", 2048)
-    positions_before: int = 0  # rows of their table of positions that no real token uses
-    tokens: Mapping[str, Any] = {}
+    model_type = ""
+    architectures = {}
+    fields = {}
+    fixed = {}
+    expected = {}
+    vocab_size = 0
+    num_positions = ("max_position_embeddings", 2048)
+    positions_before = 0  # rows of their table of positions that no real token uses
+    tokens = {}
 
     def plugin(self, config: Mapping) -> dict:
         """Returns our model `dict(name, kw)` for a config.json. Errors: UserError for what the lab has no field for."""

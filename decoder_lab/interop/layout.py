@@ -1,4 +1,4 @@
-"""Parameters with their layers one by one ("layer_3/mlp/up/kernel"), or stacked as `scan_layers` has them ("layers/block/mlp/up/kernel")."""
+"""Parameters with their layers one by one ("layer_3/mlp/up/kernel"), or stacked as by `scan_layers` ("layers/block/mlp/up/kernel")."""
 
 import re
 from collections.abc import Mapping

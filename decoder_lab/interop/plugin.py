@@ -1,7 +1,7 @@
 """Models as data, in a form in which two that compute the same are equal.
 
-A plug-in `dict(name, kw)` leaves out defaults, has presets and fields that follow from others. Here all of that is written out, and what does
-not change what a trained model computes (how it is compiled, how it was initialised, dropout) is taken away.
+A plug-in `dict(name, kw)` leaves out defaults, has presets and fields that follow from others. Here all of that is written out, and what
+does not change what a trained model computes (how it is compiled, how it was initialised, dropout) is taken away.
 """
 
 import math

@@ -13,7 +13,8 @@ Kind = Literal["layer", "rms", "rms_plus_one"]
 class Norm(nn.Module):
     """Layer norm (Ba et al. 2016) or RMS norm (Zhang & Sennrich 2019, no mean) with a learned scale; the result has dtype `dtype`.
 
-    Layer norm has a learned bias if `use_bias`; RMS norm never has one. "rms_plus_one" multiplies by 1 + scale, which begins at zero (Gemma).
+    Layer norm has a learned bias if `use_bias`; RMS norm never has one. "rms_plus_one" (Gemma) multiplies by 1 + scale, which begins at
+    zero.
     """
 
     kind: Kind = "layer"

@@ -17,8 +17,10 @@ from decoder_lab.core.errors import UserError
 from decoder_lab.data import build, feed
 from decoder_lab.optim import optimizer as optim
 from decoder_lab.parallel import mesh as meshes
+from decoder_lab.training import reference
 from decoder_lab.training import step as steps
 from decoder_lab.training import summary as summaries
+from decoder_lab.training import teacher as teachers
 from decoder_lab.training.adaptation import Adaptation, adapter_of, one_text_a_row
 from decoder_lab.training.context import Context
 
@@ -45,22 +47,29 @@ class Experiment:
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        return build.tokenizer_for(self.config.data, self.workdir / "tokenizer", self.report, self.config.task)
+        return build.tokenizer_for(self.config.data, *_copies(self, "tokenizer"))
 
     @functools.cached_property
     def source_tokenizer(self) -> Any:
         """Tokenizer of the source side; the same object as `tokenizer` where the config sets none of its own."""
         if self.config.data.source_tokenizer is None:
             return self.tokenizer
-        return build.tokenizer_for(self.config.data, self.workdir / "source_tokenizer", self.report, self.config.task, side="source")
+        return build.tokenizer_for(self.config.data, *_copies(self, "source_tokenizer", side="source"))
 
     @functools.cached_property
     def task(self) -> Any:
         """The task, with the facts of the train split that it asks for: the run's own copy, or found now."""
         parts = dict(tokenizer=self.tokenizer, source_tokenizer=self.source_tokenizer, length=self.config.sequence_length)
+        if self.teacher is not None:
+            parts["teacher"] = self.teacher.model
         task = lookup.make("task", self.config.task, **parts)
         self._facts = build.load_facts(task, self.config, self.workdir, self.report)
         return task
+
+    @functools.cached_property
+    def teacher(self) -> "Experiment | None":
+        """The run that the task learns from, where it does from one."""
+        return teachers.of(self) if teachers.wanted(self.config) else None
 
     @functools.cached_property
     def sizes(self) -> dict[str, int]:
@@ -101,7 +110,8 @@ class Experiment:
         """Fixed-length rows, or the examples, of one split of the data."""
         if split not in self._rows:
             task, length = self.task, self.config.sequence_length
-            self._rows[split] = build.rows_for(self.config.data, task, split, length, progress=self.report, facts=self._facts)
+            rows = build.rows_for(self.config.data, task, split, length, progress=self.report, facts=self._facts)
+            self._rows[split] = reference.with_reference(self, rows, split) if getattr(task, "has_reference", False) else rows
         return self._rows[split]
 
     @functools.cached_property
@@ -234,6 +244,12 @@ class ExampleClockwork(durations.Clockwork):
         found = self.feed()
         a_step = {"epochs": 1 / found.steps_per_epoch, "examples": found.examples_per_step, "tokens": found.tokens_per_step}[unit]
         return max(1, round(number / a_step)) if number > 0 else 0
+
+
+def _copies(experiment: Experiment, name: str, side: str = "target") -> tuple:
+    """Returns what `build.tokenizer_for` takes: the run's own copy, ..., and that of the run that it begins with, or learns from."""
+    source = experiment.config.init_from.workdir or (experiment.config.task.kw.workdir if teachers.wanted(experiment.config) else "")
+    return experiment.workdir / name, experiment.report, experiment.config.task, side, pathlib.Path(source) / name if source else None
 
 
 def _watched(step: Callable, planned: list[dict], report: Callable[[str], None], compiling: Callable[[], Any]) -> Callable:

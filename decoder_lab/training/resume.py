@@ -15,7 +15,7 @@ from decoder_lab.core import tree
 from decoder_lab.core.errors import UserError
 from decoder_lab.parallel import mesh as meshes
 from decoder_lab.training import step as steps
-from decoder_lab.training import weights
+from decoder_lab.training import teacher, weights
 
 
 def make_saver(config: Any, workdir: pathlib.Path, report: Callable[[str], None]) -> Saver:
@@ -39,12 +39,14 @@ def restore(experiment: Any, saver: Saver, checkpoint: int | str | None = None) 
     if experiment.adaptation.adapter is not None:
         base, _ = base_params(experiment, meta.get("base", {}))
         state = state.replace(frozen=meshes.replicate(experiment.adaptation.split(base)[1], experiment.mesh))
-    return state, meta, step
+    return with_teacher(experiment, state), meta, step
 
 
 def start_state(experiment: Any, saver: Saver) -> tuple[Any, int, dict]:
     """Returns (state, step to go on from, what the checkpoint's meta says)."""
     if saver.steps():
+        if saver.steps() == [0]:
+            weights.refuse_to_go_on(saver.directory / "0", experiment.workdir)
         state, meta, step = restore(experiment, saver)
         experiment.report(f"going on from the checkpoint of step {step}")
         if meta.get("data") != experiment.rows("train").key:
@@ -56,7 +58,17 @@ def start_state(experiment: Any, saver: Saver) -> tuple[Any, int, dict]:
                 f"warning: examples come in another order from here on: batches of {experiment.feed.layout} rows, before {meta['layout']}"
             )
         return state, step, meta
-    return experiment.init_state(*base_params(experiment)), 0, {}
+    return with_teacher(experiment, experiment.init_state(*base_params(experiment))), 0, {}
+
+
+def with_teacher(experiment: Any, state: Any) -> Any:
+    """Returns the state with the parameters of the task's teacher, if it has one, among those that are not trained."""
+    if experiment.teacher is None:
+        return state
+    teacher.check(experiment, experiment.teacher)
+    params, step = all_params(experiment.teacher, experiment.config.task.kw.checkpoint)
+    experiment.report(f"the teacher: step {step} of {experiment.teacher.workdir}, {tree.count(params):,} parameters")
+    return state.replace(frozen=tree.join(state.frozen or {}, {"teacher": meshes.replicate(params, experiment.mesh)}))
 
 
 def base_params(experiment: Any, expected: Mapping[str, Any] | None = None) -> tuple[Any, dict]:
@@ -67,12 +79,14 @@ def base_params(experiment: Any, expected: Mapping[str, Any] | None = None) -> t
     """
     source, adaptation, expected = experiment.config.init_from, experiment.adaptation, expected or {}
     fresh = experiment.init_params()
+    given = weights.initial_adapter(experiment, pathlib.Path(source.adapter)) if source.adapter and not expected else {}
     if not source.workdir:
         adaptation.take(fresh, {}, expected)
-        return fresh, {}
+        return fresh, given
     taken, step = source_params(experiment, str(expected.get("checkpoint", source.checkpoint)))
     taken, added = _without(taken, adaptation.added)
-    rules = dict(include=source.include, exclude=source.exclude, rename=source.rename.to_dict(), first_rows=source.first_rows)
+    rules = dict(include=source.include, exclude=source.exclude, rename=source.rename.to_dict())
+    rules |= dict(first_rows=source.first_rows, extend=source.extend)
     params, report = partial.init_from(fresh, taken, rules)
     adaptation.check_loaded(report.initial)
     if not expected:
@@ -84,7 +98,7 @@ def base_params(experiment: Any, expected: Mapping[str, Any] | None = None) -> t
             )
         experiment.report(str(report) + (f"\nand of what the adapter adds: {len(added)}" if added else ""))
     adaptation.take(params, {"workdir": source.workdir, "checkpoint": step}, expected)
-    return params, added
+    return params, added | given
 
 
 def source_params(experiment: Any, checkpoint: str) -> tuple[Any, int]:

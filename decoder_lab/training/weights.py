@@ -8,13 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from decoder_lab.checkpoint import snapshot
 from decoder_lab.checkpoint.saver import Saver
 from decoder_lab.core import lookup, tree
 from decoder_lab.core.errors import UserError
 from decoder_lab.data import build, huggingface_files
-from decoder_lab.interop import export, plugin
-from decoder_lab.interop.directory import Directory
+from decoder_lab.interop import export, layout, peft, plugin, tokenizer_json
+from decoder_lab.interop.directory import Directory, family
 from decoder_lab.interop.family_base import Sizes
+from decoder_lab.interop.safetensors import Lazy
+from decoder_lab.interop.table import rules
 from decoder_lab.ops import tag_schemes
 from decoder_lab.parallel import mesh as meshes
 
@@ -90,6 +93,19 @@ def import_run(experiment: Any, directory: Directory) -> None:
     experiment.report(f"{tree.count(params):,} parameters of {directory.path} ({directory.family.model_type}) are in {experiment.workdir}")
 
 
+def refuse_to_go_on(checkpoint: pathlib.Path, workdir: pathlib.Path) -> None:
+    """Errors: UserError where a checkpoint holds imported weights: there is no training in it to go on with."""
+    try:
+        meta = snapshot.read_record(checkpoint)["meta"]
+    except snapshot.Damaged:
+        return  # whoever restores it says so
+    if "imported" in meta:
+        raise UserError(
+            f"{workdir} holds imported weights, not a run to go on with: train in another --workdir with "
+            f"--config.init_from.workdir={workdir}."
+        )
+
+
 def _silenced(experiment: Any, directory: Directory, params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the bias of the logits with the tokens that may never be written far below all others (Marian's padding)."""
     said = directory.generation_config.get("bad_words_ids", directory.config.get("bad_words_ids")) or []
@@ -122,6 +138,40 @@ def export_run(experiment: Any, params: Any, output: pathlib.Path, model_type: s
     experiment.report(f"{output}: {_write_tokenizer(experiment, output, ids)}")
 
 
+def export_adapter(experiment: Any, params: Any, output: pathlib.Path, model_type: str = "") -> None:
+    """Writes what an adapter added, of all `params` of a run, in PEFT's format. Errors: UserError where something else was trained too."""
+    adaptation = experiment.adaptation
+    if adaptation.adapter is None:
+        raise UserError(f"--format=peft: {experiment.workdir} was trained without an adapter: use --format=huggingface.")
+    if own := sorted(adaptation.trained - adaptation.added):
+        named = ", ".join(own[:5])
+        raise UserError(f"--format=peft: parameters of the model itself were trained too ({named}): merge and export it whole.")
+    leaves = {path: leaf for path, leaf in tree.flatten(params).items() if path in adaptation.added}
+    shapes, places = _their_rules(experiment, model_type)
+    written = peft.write(output, adaptation.adapter, layout.unrolled(leaves), places, shapes, experiment.config.model.name)
+    experiment.report(f"{output}: {written}")
+
+
+def initial_adapter(experiment: Any, path: pathlib.Path) -> dict[str, Any]:
+    """Returns {path: array} of what an adapter adds, from a directory that PEFT wrote."""
+    adaptation = experiment.adaptation
+    if adaptation.adapter is None:
+        raise UserError(f"init_from.adapter: {path} holds an adapter and this run has none: set adapt.")
+    wanted = {path: leaf for path, leaf in tree.flatten(adaptation.shapes).items() if path in adaptation.added}
+    _, places = _their_rules(experiment, "")
+    found = peft.read(path, adaptation.adapter, layout.unrolled(wanted), places)
+    return {at: np.asarray(array) for at, array in layout.stacked_as({at: Lazy.of(array) for at, array in found.items()}, wanted).items()}
+
+
+def _their_rules(experiment: Any, model_type: str) -> tuple[dict, dict]:
+    """Returns (shapes of the model's parameters, layers one by one; {their tensor: rule}) of the family that the model is of."""
+    model = dict(name=experiment.config.model.name, kw=lookup.part(experiment.config.model)[1])
+    chosen, _ = export.choose(model, _sizes(experiment), model_type)
+    shapes = layout.unrolled(tree.flatten(experiment.adaptation.base_shapes))
+    of = family(chosen).table(plugin.completed("model", model))
+    return shapes, rules(of, {path: array.shape for path, array in shapes.items()})
+
+
 def _sizes(experiment: Any) -> Sizes:
     positions = experiment.config.sequence_length
     sizes = experiment.sizes
@@ -149,9 +199,12 @@ def _settings(experiment: Any, ids: Mapping[str, int]) -> dict:
 
 
 def _write_tokenizer(experiment: Any, output: pathlib.Path, ids: Mapping[str, int]) -> str:
-    folder, name = experiment.workdir / "tokenizer", experiment.config.data.tokenizer.name
-    artefact = (folder / build.ARTEFACT).read_bytes()
-    if name != "huggingface":
-        return f'the tokenizer "{name}" has no form that transformers reads: encode with the lab, or take the tokenizer huggingface'
+    name, tokenizer = experiment.config.data.tokenizer.name, experiment.tokenizer
+    if name == "huggingface":
+        artefact = (experiment.workdir / "tokenizer" / build.ARTEFACT).read_bytes()
+    elif (content := tokenizer_json.of(name, tokenizer)) is not None:
+        artefact = json.dumps(content).encode()
+    else:
+        return f'the tokenizer "{name}" has no form that transformers reads: encode with the lab'
     huggingface_files.write(output, artefact, dict(ids))
     return "tokenizer.json and tokenizer_config.json"

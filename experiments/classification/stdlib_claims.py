@@ -8,6 +8,10 @@ their words cannot tell; here a hidden layer stands over the pooled encoder.
 
 | encoder | hardware | time | measured accuracy on 672 held-out pairs (seed 0) |
 |---|---|---|---|
+| cnn | 2 CPU cores, shared | 7 min | 90.5 (last of 5 evaluations, the best) |
+| TF-IDF of 1- and 2-grams, logistic regression: both texts; the claim alone | | | 70.5; 72.3 |
+| the more frequent answer for all | | | 52.7 |
+| bag, lstm, gru, transformer | - | - | not measured |
 """
 
 from ml_collections import ConfigDict

@@ -7,6 +7,9 @@ interpreter's library, split by file. Arguments: crf=true|false.
 
 | hardware | time | measured on 512 held-out functions: span F1 of the roles, intent accuracy, whole functions right (seed 0) |
 |---|---|---|
+| 2 CPU cores, shared | 4 min | 89.7, 93.8, 52.9 (last of 4 evaluations, the best) |
+| each word's most frequent tag (on all 658) | | 62.1, -, - |
+| TF-IDF of 1- and 2-grams, logistic regression (on all 658); the most frequent intent | | -, 92.7, -; -, 57.3, - |
 """
 
 from ml_collections import ConfigDict
@@ -22,13 +25,13 @@ def get_config(arg=""):
         tokenizer=dict(name="word", kw=dict(min_count=2)),
         packing=dict(name="buckets", kw=dict(by="examples", num_buckets=4)),
     )
-    config.task = dict(name="intent_slots", kw=dict(scheme="BIO"))
+    config.task = dict(name="intent_slots", kw=dict(scheme="BIO", intent_weight=5.0))  # the slots' loss is a sum over words
     encoder = dict(cell="lstm", width=64, embedding_dim=48, bidirectional=True, dropout=0.2)
     config.model = dict(
         name="intent_slots",
-        kw=dict(encoder=dict(name="recurrent", kw=encoder), characters="cnn", crf=arg.crf, dropout=0.2, pooling="attention"),
+        kw=dict(encoder=dict(name="recurrent", kw=encoder), characters="cnn", crf=arg.crf, dropout=0.2, pooling="max"),
     )
-    config.total_steps = 400
+    config.total_steps = 600
     config.batch_size = 32
     config.sequence_length = 96
     config.lr = 5e-3

@@ -46,11 +46,11 @@ METHODS = {
 }
 COMPUTED = {  # every method on a Transformer, and on the others what goes another way there
     "transformer_lm": " ".join(METHODS),
-    "rnn_lm": "lora dora bottleneck ia3 prompt prefix",
+    "rnn_lm": "lora dora bottleneck ia3",
     "rnn_seq2seq": "lora bottleneck prompt prefix",
-    "cnn_classifier": "lora bottleneck ia3 prompt",
+    "cnn_classifier": "lora bottleneck ia3",
     "transformer_classifier": "lora prompt",
-    "crf_tagger": "adalora bottleneck prefix",
+    "crf_tagger": "adalora prefix",
 }
 CHANGES_AT_ONCE = ("prompt", "prefix")  # what they put before a text changes it from the beginning
 

@@ -96,3 +96,20 @@ def test_rows_behind_ours_are_left_where_the_rule_says_so():
         init_from(net(1.0), net(2.0) | {"embed": {"table": jnp.ones((4, 2))}}, {"first_rows": ("embed",)})
     with pytest.raises(UserError, match="matches no parameter"):
         init_from(net(1.0), source, {"first_rows": ("embedding",)})
+
+
+def test_a_larger_vocabulary_begins_near_the_mean_of_the_old_one():
+    """New rows of the table, new columns of the output; what was there is there to the bit."""
+    rng = np.random.default_rng(0)
+    source = net(2.0) | {"embed": {"table": jnp.asarray(rng.standard_normal((3, 2)), jnp.float32)}}
+    source["head"] = {"kernel": jnp.asarray(rng.standard_normal((2, 2)), jnp.float32)}
+    with pytest.raises(UserError, match=r"\(5, 2\) in this run, \(3, 2\) in the source"):
+        init_from(net(1.0), source, {})
+    params, report = init_from(net(1.0), source, {"extend": ("^embed", "^head")})
+    for found, old in ((params["embed"]["table"], source["embed"]["table"]), (params["head"]["kernel"].T, source["head"]["kernel"].T)):
+        np.testing.assert_array_equal(found[: len(old)], old)
+        mean, spread = np.mean(old, axis=0), np.std(old, axis=0)
+        assert (np.abs(found[len(old) :] - mean) < 0.05 * spread).all()
+    assert not np.array_equal(params["embed"]["table"][3], params["embed"]["table"][4])
+    assert report.cut["embed/table"] == "all 3 of axis 0, and 2 new near their mean"
+    assert (params["layer_0"]["bias"] == 2).all()

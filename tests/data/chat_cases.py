@@ -1,4 +1,7 @@
-"""Chat templates of the usual kinds and conversations for them; `python tests/data/chat_cases.py` (with transformers) writes what it makes of them."""
+"""Chat templates of the usual kinds and conversations for them.
+
+`python tests/data/chat_cases.py`, where there is transformers, writes what it makes of them.
+"""
 
 import json
 import pathlib

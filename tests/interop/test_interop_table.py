@@ -37,7 +37,10 @@ def as_published(name):
         return older | {k: np.ones(2, np.float32) for k in more} | {"bert.embeddings.position_ids": np.arange(tiny.LONGEST)[None]}
     if name == "roberta":
         ids = {"roberta.embeddings.position_ids": np.arange(tiny.LONGEST)[None]}
-        tied = {"lm_head.decoder.weight": arrays["roberta.embeddings.word_embeddings.weight"], "lm_head.decoder.bias": arrays["lm_head.bias"]}
+        tied = {
+            "lm_head.decoder.weight": arrays["roberta.embeddings.word_embeddings.weight"],
+            "lm_head.decoder.bias": arrays["lm_head.bias"],
+        }
         return arrays | ids | tied
     if name == "t5":
         extra = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
@@ -81,7 +84,9 @@ def test_all_problems_come_at_once(tmp_path):
     del arrays["transformer.ln_f.weight"]
     with pytest.raises(UserError) as caught:
         params("gpt2", tmp_path, arrays)
-    assert all(text in str(caught.value) for text in ("missing: transformer.ln_f.bias", "missing: transformer.ln_f.weight", "not known: odd"))
+    assert all(
+        text in str(caught.value) for text in ("missing: transformer.ln_f.bias", "missing: transformer.ln_f.weight", "not known: odd")
+    )
 
 
 def test_a_bias_of_logits_that_this_model_lacks_must_be_zero(tmp_path):

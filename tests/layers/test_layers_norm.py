@@ -48,3 +48,13 @@ def test_a_row_of_zeros_has_finite_gradients():
         params = layer.init(jax.random.key(0), jnp.zeros((1, 4)))
         gradient = jax.grad(lambda x, layer=layer, params=params: layer.apply(params, x).sum())(jnp.zeros((1, 4)))
         assert np.isfinite(np.asarray(gradient)).all()
+
+
+def test_rms_plus_one_is_rms_with_one_more():
+    """Gemma's norm: its scale begins at zero, and one is added to it."""
+    x = jax.random.normal(jax.random.key(0), (2, 3, 8))
+    scale = jax.random.normal(jax.random.key(1), (8,))
+    plain, plus = Norm("rms"), Norm("rms_plus_one")
+    assert not plus.init(jax.random.key(0), x)["params"]["scale"].any()
+    got = jax.jit(plus.apply)({"params": {"scale": scale}}, x)
+    np.testing.assert_allclose(got, jax.jit(plain.apply)({"params": {"scale": 1 + scale}}, x), rtol=1e-6)

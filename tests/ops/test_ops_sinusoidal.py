@@ -17,6 +17,13 @@ def test_values_and_distances():
     assert encoded[1] @ encoded[2] == pytest.approx(encoded[3] @ encoded[4], abs=1e-4)
 
 
+def test_the_papers_wavelengths_are_those_of_its_formula():
+    """sin(pos / 10000^(2i/D)), as Marian has it; the authors' code spreads them a little further."""
+    encoded = np.asarray(sinusoidal(jnp.asarray([[3]]), 8, paper=True))[0, 0]
+    angles = 3 / 10000 ** (np.arange(0, 8, 2) / 8)
+    np.testing.assert_allclose(encoded, [*np.sin(angles), *np.cos(angles)], rtol=1e-5)
+
+
 def test_odd_widths_are_refused():
     with pytest.raises(ValueError, match="even width"):
         sinusoidal(jnp.asarray([[0]]), 3)

@@ -31,7 +31,9 @@ def directory(name, folder, template="", **settings):
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.add_special_tokens([*WORDS[:4], "<unk>"])
     if template:
-        made.post_processor = processors.TemplateProcessing(single=template, pair=f"{template} $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+        made.post_processor = processors.TemplateProcessing(
+            single=template, pair=f"{template} $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+        )
     made.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(dict(eos_token="</s>", mask_token="<mask>", pad_token="<pad>")))
     return folder
@@ -50,6 +52,8 @@ def test_gpt2_goes_through_a_run_and_comes_out_the_same(tmp_path, capsys):
     """Import, greedy text, export; and StableHLO computes what the run computes, step by step too."""
     source, workdir = directory("gpt2", tmp_path / "hf"), tmp_path / "run"
     run("--mode=import", f"--huggingface={source}", f"--workdir={workdir}")
+    with pytest.raises(UserError, match="init_from.workdir"):
+        main.main([f"--workdir={workdir}"])
     run("--mode=generate", f"--workdir={workdir}", "--prompt=w1 w2", "--temperature=0", "--num_tokens=5")
     assert capsys.readouterr().out.rpartition("\n")[0].splitlines()[-1].startswith("w1 w2 w")
     run("--mode=export", f"--workdir={workdir}", f"--output={tmp_path / 'out'}")
@@ -73,6 +77,21 @@ def test_gpt2_goes_through_a_run_and_comes_out_the_same(tmp_path, capsys):
         column = slice(t, t + 1)
         given, cache = step.call(params, page[0][:, column], positions[:, column], page[1][:, column], cache)
         np.testing.assert_allclose(given[:, 0], wanted[:, t], atol=1e-4)
+
+
+def test_compiled_functions_of_an_encoder_decoder_hand_on_its_memory(tmp_path):
+    source, workdir, length = directory("t5", tmp_path / "hf", "$A </s>", eos_token_id=2), tmp_path / "run", 12
+    run("--mode=import", f"--huggingface={source}", f"--workdir={workdir}", f"--config.sequence_length={length}")
+    run("--mode=export", "--format=stablehlo", f"--workdir={workdir}", f"--output={tmp_path / 'hlo'}")
+    params = {k: np.asarray(v) for k, v in safetensors.read(tmp_path / "hlo" / "params.safetensors").items()}
+    encode, forward = (jax.export.deserialize((tmp_path / "hlo" / f"{n}.stablehlo").read_bytes()) for n in ("encode", "forward"))
+    inputs = tiny.inputs("t5")
+    page = {k: np.pad(x, ((0, 0), (0, length - x.shape[1]))) for k, x in inputs.items()}
+    memory = encode.call(params, page["source"], page["source_segments"])
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), page["tokens"].shape)
+    logits = np.asarray(forward.call(params, page["tokens"], positions, page["segments"], memory))
+    real = inputs["segments"] == 1
+    np.testing.assert_allclose(logits[:, : tiny.LENGTH][real], cases.expected()["t5"][real], atol=1e-4)
 
 
 @pytest.mark.parametrize("name, start", [("t5", (0,)), ("bart", (2, 0)), ("marian", (tiny.V - 1,))])

@@ -13,6 +13,7 @@ import numpy as np
 
 from decoder_lab.core.errors import UserError
 from decoder_lab.data import cache, counter
+from decoder_lab.data.bins import best_fit
 
 PLAN = ("piece_start", "piece_length", "row_offset")
 
@@ -96,27 +97,3 @@ def plan(offsets_D: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np
     start_P = np.concatenate([whole_start, rest_start])[order]
     length_P = np.concatenate([np.full(len(whole_start), length), rest_D[document_P]])[order]
     return start_P, length_P.astype(np.int32), np.concatenate([[0], np.cumsum(np.bincount(row_P))]).astype(np.int64)
-
-
-def best_fit(sizes_P: np.ndarray, length: int) -> np.ndarray:
-    """Puts each size, in turn, into the fullest row that still has room for it; returns the row of each, int64 [P].
-
-    The room left in open rows is kept as the set bits of one integer, so that the tightest fit is found in a few machine operations.
-    """
-    rows_with_room: list[list[int]] = [[] for _ in range(length + 1)]
-    rooms, num_rows, chosen = 0, 0, []
-    for size in sizes_P.tolist():
-        fitting = rooms >> size
-        if fitting:
-            room = size + (fitting & -fitting).bit_length() - 1
-            row = rows_with_room[room].pop()
-            if not rows_with_room[room]:
-                rooms ^= 1 << room
-        else:
-            room, row = length, num_rows
-            num_rows += 1
-        chosen.append(row)
-        rows_with_room[room - size].append(row)
-        if room > size:
-            rooms |= 1 << (room - size)
-    return np.asarray(chosen, np.int64)

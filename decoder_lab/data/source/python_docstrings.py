@@ -5,7 +5,9 @@ import functools
 import inspect
 import re
 
-from decoder_lab.data import interpreter
+import numpy as np
+
+from decoder_lab.data import counter, interpreter
 
 LONGEST = 2000  # characters of a function
 WORDS = (3, 60)  # of a summary
@@ -16,9 +18,13 @@ class Source:
     """Items {"source": a function without its docstring, "target": the docstring's first paragraph, on one line, "path": str}.
 
     The split follows from the file, see `data/interpreter.py`. Of functions that are equal in both the first is taken.
+
+    Attributes:
+      rejected: whether an item has "chosen", its target, and "rejected", the target of another function, drawn by the item's number.
     """
 
     split: str
+    rejected: bool = False
 
     def __post_init__(self):
         self._names = interpreter.code(self.split, "python_docstrings")
@@ -27,10 +33,16 @@ class Source:
         return len(_pairs(tuple(self._names)))
 
     def __getitem__(self, i: int) -> dict[str, str]:
-        return dict(zip(("source", "target", "path"), _pairs(tuple(self._names))[i], strict=True))
+        pairs = _pairs(tuple(self._names))
+        item = dict(zip(("source", "target", "path"), pairs[i], strict=True))
+        if not self.rejected:
+            return item
+        others = ((i + 1 + int(step)) % len(pairs) for step in counter.below(np.arange(len(pairs)), len(pairs) - 1, i))
+        return {**item, "chosen": item["target"], "rejected": next(pairs[j][1] for j in others if pairs[j][1] != item["target"])}
 
     def fingerprint(self) -> str:
-        return interpreter.fingerprint(self._names, "python_docstrings 1", self.split)
+        version = "python_docstrings 1" + (" rejected" if self.rejected else "")
+        return interpreter.fingerprint(self._names, version, self.split)
 
 
 @functools.cache

@@ -130,13 +130,23 @@ class Tokenizer:
         if self.chat_template is None:
             raise UserError(f"tokenizer huggingface: {self.path} came without a chat template.")
         text, spans = self.chat_template.render(messages, add_generation_prompt=add_generation_prompt, tools=tools, **more)
+        ids, offsets = self.encode_rendered(text)
+        own = [any(start < end and start >= a and end <= b for a, b in spans) for start, end in offsets]
+        return ids, np.asarray(own, bool)
+
+    def encode_rendered(self, text: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
+        """Returns (ids int32 [T] of what a template wrote, where in it each lies in characters); special strings become special ids."""
         self._tokenizer.encode_special_tokens = False
         try:
             encoded = self._tokenizer.encode(text, add_special_tokens=False)
         finally:
             self._tokenizer.encode_special_tokens = True
-        own = [any(start < end and start >= a and end <= b for a, b in spans) for start, end in encoded.offsets]
-        return np.asarray(encoded.ids, np.int32), np.asarray(own, bool)
+        return np.asarray(encoded.ids, np.int32), encoded.offsets
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """Special ids, which no text of a user can hold."""
+        return frozenset(self._control)
 
     @property
     def lossless(self) -> bool:

@@ -98,6 +98,11 @@ class Tokenizer:
         settings = (self.vocab_size, self.model_type)
         self._fingerprint = f"sentencepiece 1 {settings} {hashlib.sha256(artefact).hexdigest()}"
 
+    @property
+    def processor(self):
+        """SentencePiece's own object."""
+        return self._processor
+
     def encode(self, text: str) -> np.ndarray:
         ids: list[int] = []
         for number, part in enumerate(text.split(SPACE)):

@@ -1,0 +1,32 @@
+"""The teacher of a task that learns from another run's model: that run, opened and compared with this one."""
+
+import pathlib
+from typing import Any
+
+from decoder_lab.core import lookup
+from decoder_lab.core.errors import UserError
+
+
+def wanted(config: Any) -> bool:
+    """Whether the config's task learns from a teacher."""
+    return "teacher" in lookup.given("task", config.task.name)
+
+
+def of(experiment: Any) -> Any:
+    """Returns the experiment of the teacher's run. Errors: UserError where its tokenizers are others, or its vocabulary is."""
+    where = pathlib.Path(experiment.config.task.kw.workdir)
+    other = experiment.of_run(where)
+    for name in ("tokenizer", "source_tokenizer"):
+        if getattr(other, name).fingerprint() != getattr(experiment, name).fingerprint():
+            raise UserError(
+                f"teacher: the {name} of {where} is not this run's, so its model speaks of other tokens. Use its data.tokenizer with the "
+                "same settings and training text."
+            )
+    return other
+
+
+def check(experiment: Any, other: Any) -> None:
+    """Errors: UserError where the teacher's labels are not this run's, in this order."""
+    ours, theirs = (getattr(run.task, "labels", ()) for run in (experiment, other))
+    if ours != theirs:
+        raise UserError(f"teacher: its labels are {', '.join(theirs) or 'none'}, this run's are {', '.join(ours) or 'none'}.")
