@@ -3,6 +3,8 @@
 import json
 
 from decoder_lab.core import config as config_lib
+from decoder_lab.training import experiment as experiments
+from decoder_lab.training import resume
 
 # settings of a model, and of what is nested in it, where they are numbers
 MODEL = dict(
@@ -15,8 +17,8 @@ SOURCE = dict(num_train=64, num_evaluation=16)  # of source synthetic, whose own
 LENGTH = 64
 
 
-def small(config):
-    """Returns a complete, checked config of two steps; `config` is complete too."""
+def small(config, folder=None):
+    """Returns a complete, checked config of two steps; `config` is complete too. A teacher that it needs is made in `folder`."""
     tree = json.loads(config_lib.to_json(config))
     shrink(tree["model"]["kw"], MODEL)
     shrink(tree["task"]["kw"], TASK)
@@ -39,7 +41,18 @@ def small(config):
         evaluator["every"] = "2" if evaluator["every"] != "0" else "0"
     tree["checkpoint"]["every"] = "2"
     tree["log"]["every"] = "1"
+    if tree["task"]["name"] == "distillation":
+        tree["task"]["kw"]["workdir"] = str(folder / "teacher")
+        begin(config_lib.resolve({**tree, "task": tree["task"]["kw"]["task"]}), folder / "teacher")
     return config_lib.resolve(tree)
+
+
+def begin(config, workdir):
+    """Makes a run's folder with its parameters as they are before the first step."""
+    experiment = experiments.Experiment(config, workdir, report=lambda line: None)
+    workdir.mkdir()
+    (workdir / "config.json").write_text(config_lib.to_json(config))
+    resume.make_saver(config, workdir, print).save(0, {"params": experiment.init_params()}, meta={}, wait=True)
 
 
 def shrink(node, sizes):

@@ -160,7 +160,21 @@ def _e2e(folder):
         write(folder / name, table(rows))
 
 
+def _instruction(folder):
+    items = [dict(instruction=f"What does {s.split()[1]} do?", input=s, output=s.split()[-1]) for s in sentences()]
+    for name in ("train.json", "val.json"):
+        write(folder / name, json.dumps(items))
+
+
+def _preference(folder):
+    items = [dict(instruction="What is it?", input=s, chosen=s.split()[-1], rejected="a b") for s in sentences()]
+    write(folder / "preference.json.gz", json.dumps(items))
+
+
 MAKERS = {
+    "experiments/finetune/preference.py": _preference,
+    "experiments/finetune/reward.py": _preference,
+    "experiments/finetune/instruction.py": _instruction,
     "experiments/pretrain/shakespeare_char.py": _shakespeare,
     "experiments/finetune/shakespeare.py": _shakespeare,
     "experiments/classification/agnews.py": _agnews,

@@ -57,7 +57,7 @@ def load(tmp_path_factory):
         config = config_lib.load(f"{path}:{','.join(arguments)}".rstrip(":"))
         if "smoke=False" in (ROOT / path).read_text():  # it makes itself small, in its own way
             return config, config_lib.load(f"{path}:{','.join([*arguments, 'smoke'])}")
-        return config, small_config.small(config)
+        return config, small_config.small(config, folder)
 
     return loaded
 

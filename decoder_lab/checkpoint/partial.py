@@ -11,7 +11,7 @@ import numpy as np
 from decoder_lab.core import tree
 from decoder_lab.core.errors import UserError, nearest, unknown
 
-RULES = ("include", "rename", "exclude", "first_rows", "extend")
+RULES = ("include", "rename", "exclude", "first_rows", "extend", "stretch")
 SPREAD = 0.01  # of old rows, around whose mean new ones lie
 
 
@@ -47,6 +47,8 @@ def init_from(params: Any, source_params: Any, rules: Mapping[str, Any]) -> tupl
         end of the vocabulary, such as a mask token, go.
       extend: the paths whose arrays may be shorter than here along one axis, as tables of a smaller vocabulary are. What is new lies close
         to the mean of what is old (Hewitt 2021: new tokens then take little probability from old ones).
+      stretch: the paths of tables that may have fewer rows than here; ours are interpolated between them, as for learned positions of a
+        longer context (Chen et al. 2023 do so with rotary ones).
     A taken path that this run lacks is reported as not used; if a rename made it, it is an error. Arrays get this run's dtype and sharding.
 
     Errors: UserError, listing both sides, for a pattern that matches nothing, a renamed path that this run lacks, two sources of one
@@ -55,24 +57,12 @@ def init_from(params: Any, source_params: Any, rules: Mapping[str, Any]) -> tupl
     if wrong := sorted(set(rules) - set(RULES)):
         raise UserError(unknown("init_from", wrong[0], RULES))
     wanted, source = tree.flatten(params), tree.flatten(source_params)
-    include, exclude, first_rows, extend = (tuple(rules.get(name, ())) for name in ("include", "exclude", "first_rows", "extend"))
+    include, exclude, *reshape = (tuple(rules.get(name, ())) for name in ("include", "exclude", "first_rows", "extend", "stretch"))
     rename = dict(rules.get("rename", {}))
-    tree.check_patterns(source_params, (*include, *exclude, *first_rows, *extend), "init_from")
+    tree.check_patterns(source_params, [*include, *exclude, *(pattern for patterns in reshape for pattern in patterns)], "init_from")
     taken = [path for path in source if (not include or _any(include, path)) and not _any(exclude, path)]
     targets = _renamed(taken, rename)
-    cut = {}
-    for path in [path for path, target in targets.items() if target in wanted and _any(first_rows, path)]:
-        ours, rows = wanted[targets[path]].shape, source[path].shape[:1]
-        if rows and rows[0] > ours[0] and source[path].shape[1:] == ours[1:]:
-            source[path], cut[targets[path]] = source[path][: ours[0]], f"its first {ours[0]:,} of {rows[0]:,} rows"
-    for path in [path for path, target in targets.items() if target in wanted and _any(extend, path)]:
-        ours, theirs = wanted[targets[path]].shape, source[path].shape
-        shorter = [axis for axis, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b]
-        if len(ours) == len(theirs) and len(shorter) == 1 and ours[shorter[0]] > theirs[shorter[0]]:
-            source[path] = _extended(np.asarray(source[path]), shorter[0], ours[shorter[0]])
-            cut[targets[path]] = (
-                f"all {theirs[shorter[0]]:,} of axis {shorter[0]}, and {ours[shorter[0]] - theirs[shorter[0]]:,} new near their mean"
-            )
+    cut = _reshaped({path: target for path, target in targets.items() if target in wanted}, wanted, source, *reshape)
     _check(targets, wanted, source)
 
     origin = {target: path for path, target in targets.items() if target in wanted}
@@ -88,9 +78,28 @@ def init_from(params: Any, source_params: Any, rules: Mapping[str, Any]) -> tupl
     return jax.tree.map(lambda path, leaf: loaded.get(path, leaf), tree.paths(params), params), report
 
 
+def _reshaped(targets: dict[str, str], wanted: dict, source: dict, first_rows: tuple, extend: tuple, stretch: tuple) -> dict[str, str]:
+    """Brings arrays of the source to this run's shapes, in place, where a rule says how; returns {path: what was done}."""
+    done = {}
+    for path, target in targets.items():
+        ours, theirs = wanted[target].shape, source[path].shape
+        if len(ours) != len(theirs) or sum(a != b for a, b in zip(ours, theirs, strict=True)) != 1:
+            continue
+        axis = next(axis for axis, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
+        now, before = ours[axis], theirs[axis]
+        if _any(first_rows, path) and axis == 0 and before > now:
+            source[path], done[target] = source[path][:now], f"its first {now:,} of {before:,} rows"
+        elif _any(stretch, path) and axis == 0 and before < now:
+            source[path], done[target] = _stretched(np.asarray(source[path]), now), f"its {before:,} rows stretched to {now:,}"
+        elif _any(extend, path) and before < now:
+            source[path] = _extended(np.asarray(source[path]), axis, now)
+            done[target] = f"all {before:,} of axis {axis}, and {now - before:,} new near their mean"
+    return done
+
+
 def _check(targets: dict[str, str], wanted: dict[str, Any], source: dict[str, Any]) -> None:
     """Raises all problems at once."""
-    problems, origin, longer = [], {}, {}
+    problems, origin, longer, positions = [], {}, {}, []
     for path, target in targets.items():
         if target not in wanted:
             if target != path:
@@ -103,8 +112,11 @@ def _check(targets: dict[str, str], wanted: dict[str, Any], source: dict[str, An
             ours, theirs = tuple(wanted[target].shape), tuple(source[path].shape)
             longer[path] = ours[1:] == theirs[1:] and ours[:1] < theirs[:1]
             problems.append(f'"{target}" has shape {ours} in this run, {theirs} in the source')
+            positions += [path] if "position_embedding" in path and ours[1:] == theirs[1:] and ours[:1] > theirs[:1] else []
     if longer and all(longer.values()):
         problems.append(f"init_from.first_rows={', '.join(longer)} takes as many rows of the source as this run has")
+    if positions:
+        problems.append(f"init_from.stretch={', '.join(positions)} interpolates learned positions for a longer context")
     if not origin and not problems:
         problems.append("no path of the source is one of this run's; a rename may be missing")
     if problems:
@@ -118,6 +130,15 @@ def _extended(array: np.ndarray, axis: int, size: int) -> np.ndarray:
     noise = np.random.default_rng(0).standard_normal((size - rows.shape[0], *rows.shape[1:]))
     new = rows.mean(axis=0)[None] + SPREAD * rows.std(axis=0)[None] * noise
     return np.moveaxis(np.concatenate([rows, new.astype(array.dtype)]), 0, axis)
+
+
+def _stretched(rows: np.ndarray, size: int) -> np.ndarray:
+    """Returns `size` rows: those that there are at equal distances from the first to the last, and between them what lies between."""
+    place = np.linspace(0, len(rows) - 1, size)
+    below = np.minimum(place.astype(int), max(len(rows) - 2, 0))
+    share = (place - below).reshape(-1, *[1] * (rows.ndim - 1))
+    above = np.minimum(below + 1, len(rows) - 1)
+    return (rows[below] * (1 - share) + rows[above] * share).astype(rows.dtype)
 
 
 def _any(patterns: Iterable[str], path: str) -> bool:

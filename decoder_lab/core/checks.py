@@ -12,7 +12,8 @@ def check(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
     """Checks values against choices, ranges and forms, and lets each plug-in check its own."""
     for path, (field, value) in tree.items():
         problems.extend(typed.problems(path, field, value))
-    patterns = ("optimizer.no_decay", "init_from.include", "init_from.exclude", "init_from.extend", "init_from.first_rows")
+    patterns = ("optimizer.no_decay", "init_from.include", "init_from.exclude", "init_from.extend", "init_from.stretch")
+    patterns += ("init_from.first_rows",)
     for pattern in [p for name in patterns for p in tree[name][1]]:
         _check_regex(pattern, problems)
     for pattern in [*tree["optimizer.lr_multipliers"][1], *tree["init_from.rename"][1]]:

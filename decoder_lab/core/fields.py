@@ -80,6 +80,9 @@ FIELDS: dict[str, Field] = {
     "init_from.first_rows": Field(
         tuple, (), item=str, doc="Regexes on the paths of arrays that may have more rows than here; only the first are taken then."
     ),
+    "init_from.stretch": Field(
+        tuple, (), item=str, doc="Regexes on the paths of tables of fewer rows than here, such as learned positions; ours lie between them."
+    ),
     "init_from.extend": Field(
         tuple, (), item=str, doc="Regexes on the paths of its tables that may be of a smaller vocabulary: new rows begin near the mean."
     ),

@@ -38,6 +38,11 @@ def encoded(form: conversation.Format, raw: Mapping[str, Any], system: str = "")
     for messages in conversations(raw, system):
         made = form.encode(messages)
         own = (made.turns == made.turns.max()) & (made.turns > 0)
+        if not own.any():
+            raise UserError(
+                "preferences: the chat template writes an answer that cannot be told from its prompt: what it writes before an answer "
+                '(add_generation_prompt) is not the beginning of what it writes with it. Set task.kw.template="plain".'
+            )
         whole = int(np.flatnonzero(own)[-1]) + 1
         found.append((made.ids[:whole], own[:whole]))
     return found

@@ -1,6 +1,6 @@
 """Knowledge distillation: a model learns a task from its data and from what another run's model, the teacher, says of them.
 
-Raw items and batch keys are those of the task inside, `task.kw.task`, whose `forward` gives logits [..., C] for its batch's "weights" [...]:
+Raw items and batch keys are those of the task inside, `task.kw.task`, whose `forward` gives logits [..., C] where its "weights" are [...]:
 language models and classifiers, among others. The teacher's parameters are given under "teacher" beside the student's; they are not
 trained, nor in a checkpoint.
 """

@@ -70,9 +70,7 @@ class Task:
         """Raw conversation -> the features of one example; [] where it is too long, or nothing of the assistant is left."""
         encoded = self._format.encode(conversation.messages_of(raw, self.system))
         if encoded.unlearned:
-            self._count(
-                "turns of the assistant not learned, as the template writes them differently later", encoded.unlearned
-            )
+            self._count("turns of the assistant not learned, as the template writes them differently later", encoded.unlearned)
         ids, turns = encoded.ids, encoded.turns
         if not turns.any():
             self._count("conversations without a turn of the assistant left out")

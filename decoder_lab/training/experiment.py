@@ -60,16 +60,12 @@ class Experiment:
     def task(self) -> Any:
         """The task, with the facts of the train split that it asks for: the run's own copy, or found now."""
         parts = dict(tokenizer=self.tokenizer, source_tokenizer=self.source_tokenizer, length=self.config.sequence_length)
-        if self.teacher is not None:
-            parts["teacher"] = self.teacher.model
+        parts["teacher"] = self.teacher and self.teacher.model
         task = lookup.make("task", self.config.task, **parts)
         self._facts = build.load_facts(task, self.config, self.workdir, self.report)
         return task
 
-    @functools.cached_property
-    def teacher(self) -> "Experiment | None":
-        """The run that the task learns from, where it does from one."""
-        return teachers.of(self) if teachers.wanted(self.config) else None
+    teacher = functools.cached_property(teachers.of)  # the run that the task learns from, or None
 
     @functools.cached_property
     def sizes(self) -> dict[str, int]:
@@ -111,7 +107,7 @@ class Experiment:
         if split not in self._rows:
             task, length = self.task, self.config.sequence_length
             rows = build.rows_for(self.config.data, task, split, length, progress=self.report, facts=self._facts)
-            self._rows[split] = reference.with_reference(self, rows, split) if getattr(task, "has_reference", False) else rows
+            self._rows[split] = reference.completed(self, rows, split)
         return self._rows[split]
 
     @functools.cached_property

@@ -22,8 +22,10 @@ from decoder_lab.training import resume
 NAME = "reference"
 
 
-def with_reference(experiment: Any, rows: ExampleRows, split: str) -> ExampleRows:
-    """Returns the rows with the feature "reference", float32 [E, 2]: from the run's folder, or worked out now."""
+def completed(experiment: Any, rows: Any, split: str) -> Any:
+    """Returns the rows, where the task asks so with the feature "reference", float32 [E, 2]: from the run's folder, or worked out now."""
+    if not getattr(experiment.task, "has_reference", False):
+        return rows
     path, about = experiment.workdir / f"{NAME}-{split}.npz", _about(experiment, rows)
     values = _stored(path, about)
     if values is None:

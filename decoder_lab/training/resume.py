@@ -86,7 +86,7 @@ def base_params(experiment: Any, expected: Mapping[str, Any] | None = None) -> t
     taken, step = source_params(experiment, str(expected.get("checkpoint", source.checkpoint)))
     taken, added = _without(taken, adaptation.added)
     rules = dict(include=source.include, exclude=source.exclude, rename=source.rename.to_dict())
-    rules |= dict(first_rows=source.first_rows, extend=source.extend)
+    rules |= dict(first_rows=source.first_rows, extend=source.extend, stretch=source.stretch)
     params, report = partial.init_from(fresh, taken, rules)
     adaptation.check_loaded(report.initial)
     if not expected:

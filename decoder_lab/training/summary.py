@@ -16,6 +16,9 @@ def line(experiment: Any) -> str:
     if adaptation.adapter is not None:
         frozen = tree.num_bytes(jax.eval_shape(lambda params: adaptation.split(params)[1], adaptation.shapes))
         parts = {"frozen": frozen, **parts, "total": parts["total"] + frozen}
+    if experiment.teacher is not None:
+        teacher = tree.num_bytes(experiment.teacher.parameter_shapes)
+        parts = {"teacher": teacher, **parts, "total": parts["total"] + teacher}
     memory = ", ".join(f"{name} {units.size(size)}" for name, size in parts.items() if size)
     described = getattr(experiment.model, "describe", None)
     kernel = f"; {described(jax.default_backend(), config.sequence_length)}" if described else ""

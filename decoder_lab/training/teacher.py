@@ -13,7 +13,9 @@ def wanted(config: Any) -> bool:
 
 
 def of(experiment: Any) -> Any:
-    """Returns the experiment of the teacher's run. Errors: UserError where its tokenizers are others, or its vocabulary is."""
+    """Returns the experiment of the teacher's run, None where there is none. Errors: UserError where its tokenizers are others."""
+    if not wanted(experiment.config):
+        return None
     where = pathlib.Path(experiment.config.task.kw.workdir)
     other = experiment.of_run(where)
     for name in ("tokenizer", "source_tokenizer"):

@@ -1,17 +1,19 @@
 """Instruction tuning: a pretrained language model learns to answer, and to stop.
 
-  python -m decoder_lab.main --config=experiments/pretrain/stdlib.py --workdir=runs/stdlib
   python -m decoder_lab.main --config=experiments/finetune/instruction.py --workdir=runs/instruction
   python -m decoder_lab.main --mode=generate --workdir=runs/instruction --prompt="def double(x):\n    return 2 * x"
   python -m decoder_lab.main --config=experiments/finetune/instruction.py:data=FOLDER --workdir=runs/instruction
 
-`base` is the run that it begins from (default: runs/stdlib, the first command). `data` is a folder with train.json and val.json, lists of
-{"instruction", "input", "output"} (default: functions and the first paragraphs of their docstrings from the running interpreter's library,
-nothing is downloaded). Only the answers are learned, and the end of each; several conversations share a row.
+`base` is the run that it begins from (default: runs/quickstart, of experiments/pretrain/stdlib.py, which scripts/quickstart makes). `data`
+is a folder with train.json and val.json, lists of {"instruction", "input", "output"} (default: functions and the first paragraphs of their
+docstrings from the running interpreter's library, nothing is downloaded). Only the answers are learned, and the end of each; several
+conversations share a row. Loss: held-out nats a token of the answers; chrF of up to 64 greedy answers (28% offline and 5% otherwise did not
+end by themselves).
 
 | data | hardware | time | expected | measured |
 |---|---|---|---|---|
-| offline | 2 CPU cores | 3 min | nothing published | - |
+| offline | 2 CPU cores, shared, seed 0 | 100 s | nothing published | loss 5.31 before, 4.14 after; chrF 10.5 |
+| 935 instructions | 2 CPU cores, shared, seed 0 | 84 s | nothing published | loss 5.64 before, 3.01 best, 3.03 last; chrF 24.0 |
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +22,7 @@ from decoder_lab.core.config import parse_argument
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, data="", base="runs/stdlib")
+    arg = parse_argument(arg, data="", base="runs/quickstart")
     config = ConfigDict()
     files = dict(train=f"{arg.data}/train.json", validation=f"{arg.data}/val.json")
     fields = dict(source=("instruction", "input"), target="output")

@@ -7,7 +7,8 @@ Needs the run of experiments/pretrain/stdlib.py, which is what scripts/quickstar
 as experiments/pretrain/shakespeare_char.py does. About 12,000 parameters are trained, 1.4% of the base's 865,152, or as near to it as a
 method gets: ia3 has 1,824 and norms 896 to train at all, full all of them.
 
-Hardware: 2 CPU cores. Time: about a minute a run. Measured: not yet; the table will stand in the README.
+Hardware: 2 CPU cores. Time: about a minute a run. Measured: 3.890 held-out bits a byte before; after, with one seed, full 2.452,
+pfeiffer 3.080, houlsby 3.099, lora_all 3.114, lora 3.206, dora 3.236, adalora 3.273, ia3 3.416, norms 3.428, prompt 3.571, prefix 3.585.
 """
 
 import pathlib
@@ -18,7 +19,7 @@ from decoder_lab.core.config import parse_argument
 
 METHODS = {
     "lora": dict(name="lora", kw=dict(rank=8, alpha=16.0)),  # 12,288
-    "lora_all": dict(name="lora", kw=dict(rank=1, alpha=2.0, targets=("(query|key|value|out|up|gate|down)/kernel$",))),  # 7,488
+    "lora_all": dict(name="lora", kw=dict(rank=1, alpha=2.0, targets=("(query|key|value|out|up|gate|down)/kernel$",))),  # 7,392
     "dora": dict(name="dora", kw=dict(rank=7, alpha=14.0)),  # 11,520
     "adalora": dict(name="adalora", kw=dict(rank=12, target_rank=8, alpha=24.0)),  # 18,504 at first, 12,312 at the end
     "houlsby": dict(name="bottleneck", kw=dict(style="houlsby", width=7)),  # 11,562

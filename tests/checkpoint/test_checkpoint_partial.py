@@ -113,3 +113,14 @@ def test_a_larger_vocabulary_begins_near_the_mean_of_the_old_one():
     assert not np.array_equal(params["embed"]["table"][3], params["embed"]["table"][4])
     assert report.cut["embed/table"] == "all 3 of axis 0, and 2 new near their mean"
     assert (params["layer_0"]["bias"] == 2).all()
+
+
+def test_learned_positions_are_stretched_to_a_longer_context():
+    """Every old row is met at its place between first and last; without the rule the error says that there is one."""
+    old = np.arange(5, dtype=np.float32)[:, None] * np.array([[1.0, -2.0]], np.float32)
+    ours, theirs = {"position_embedding": jnp.zeros((9, 2))}, {"position_embedding": old}
+    params, report = init_from(ours, theirs, {"stretch": ("position_embedding",)})
+    np.testing.assert_allclose(params["position_embedding"], np.linspace(0, 4, 9)[:, None] * [[1.0, -2.0]], atol=1e-6)
+    assert report.cut == {"position_embedding": "its 5 rows stretched to 9"}
+    with pytest.raises(UserError, match="init_from.stretch=position_embedding interpolates"):
+        init_from(ours, theirs, {})

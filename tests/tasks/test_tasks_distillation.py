@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from decoder_lab.core import config as config_lib
-from decoder_lab.core import tree
+from decoder_lab.core import lookup, tree
 from decoder_lab.core.errors import UserError
 from decoder_lab.data.tokenizer.byte import Tokenizer
-from decoder_lab.models import classifier, decoder_only
+from decoder_lab.models import decoder_only
 from decoder_lab.parallel import mesh as meshes
 from decoder_lab.tasks.distillation import Task, problems
 from decoder_lab.training import experiment as experiments
@@ -84,13 +84,13 @@ def test_the_loss_is_that_of_a_loop_and_the_teacher_is_not_differentiated():
 
 def test_classification_and_what_does_not_fit():
     bag = dict(name="bag_of_embeddings", kw=dict(embedding_dim=4))
-    student, teacher = (classifier.Model(16, n, 8, jnp.float32, encoder=bag) for n in (3, 3))
+    model = functools.partial(lookup.make, "model", dict(name="classifier", kw=dict(encoder=bag)))
+    student, teacher, other = (model(vocab_size=16, num_labels=n, max_length=8, dtype=jnp.float32) for n in (3, 3, 4))
     batch = dict(tokens=BATCH["tokens"], segments=BATCH["segments"], label=np.array([0, 2], np.int32), weights=np.ones(2, np.float32))
     task, params, teachers = made(teacher, student, batch, task=dict(name="classification", kw={}), hidden_weight=1.0)
     _, found = measured(task, student, params, teachers, batch, rng=jax.random.key(3))
     assert found["kl"][1] == 2 and found["hidden"][1] == BATCH["segments"].sum() and np.isfinite(found["loss"][0])
     assert {"loss", "accuracy", "kl"} <= task.summary({k: float(v[0]) for k, v in found.items()}, None).keys()
-    other = classifier.Model(16, 4, 8, jnp.float32, encoder=bag)
     task, params, teachers = made(other, student, batch, task=dict(name="classification", kw={}))
     with pytest.raises(UserError, match="same vocabulary or labels"):
         measured(task, student, params, teachers, batch)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from decoder_lab.core import config as config_lib
 from decoder_lab.data import examples as example_lib
 from decoder_lab.data.packing import packed
 from decoder_lab.data.tokenizer.byte import Tokenizer
+from decoder_lab.decoding.generate import Generator
 from decoder_lab.models.decoder_only import Model
 from decoder_lab.serving import generate
 from decoder_lab.tasks.instruction import Task, problems
@@ -105,3 +107,10 @@ def test_a_tuned_model_answers_and_stops(tmp_path):
     out, options = io.StringIO(), generate.Options(prompt=tuple(answers), num_tokens=30, temperature=0.0)
     generate.run(experiment.model, params, experiment.tokenizer, options, out, task=experiment.task)
     assert [line for line in out.getvalue().split("\n") if line and not line.startswith("---")] == list(answers.values())
+
+
+def test_generation_stops_at_the_end_of_the_turn_that_the_task_names():
+    """KNOWN_BUGS 9: of a chat model that is often another id than the tokenizer's end of text."""
+    model = Model(257, 8, jnp.float32, num_layers=1, num_heads=1, width=4)
+    assert Generator.for_task(model, Tokenizer(), types.SimpleNamespace(end_id=7)).eos_id == 7
+    assert Generator.for_task(model, Tokenizer(), Task(Tokenizer(), 8)).eos_id == EOS

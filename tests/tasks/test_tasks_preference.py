@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 
 from decoder_lab.core import config as config_lib
 from decoder_lab.core.errors import UserError
+from decoder_lab.data import conversation, preferences
 from decoder_lab.data.tokenizer.byte import Tokenizer
 from decoder_lab.models.decoder_only import Model
 from decoder_lab.parallel import mesh as meshes
@@ -51,6 +53,9 @@ def test_both_sides_are_learned_from_their_answers_only():
     assert said(cut.example(PAIR), 0) == [*b"four"] and list(cut.counts.values()) == [1]
     assert preference.Task(Tokenizer(), length - 6).example(PAIR) == []
     assert preference.Task(Tokenizer(), length - 1, too_long="drop").example(PAIR) == []
+    nothing = types.SimpleNamespace(encode=lambda messages: conversation.Encoded(np.arange(4), np.zeros(4, int), unlearned=1))
+    with pytest.raises(UserError, match="cannot be told from its prompt"):
+        preferences.encoded(nothing, PAIR)
     with pytest.raises(UserError, match='no text "rejected"'):
         task.example({"source": "a", "chosen": "b"})
     wrong = dict(beta=0.0, label_smoothing=0.1, loss="orpo", target_margin=1.0)

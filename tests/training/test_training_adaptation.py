@@ -175,3 +175,17 @@ def test_virtual_tokens_need_one_text_a_row(folder, tmp_path):
     config = make_config(folder, adapt=dict(name="prompt", kw={}), data=dict(**data, packing=dict(name="documents", kw={})))
     with pytest.raises(UserError, match='rows of data.packing "documents" hold several'):
         experiment_of(config, tmp_path).train_step()
+
+
+def test_the_tokenizer_is_that_of_the_base(folder, tmp_path):
+    """The same settings on another text would give other ids to the same rows of the embedding."""
+    (tmp_path / "text.txt").write_text("zyx wvu " * 50)
+    files = dict(train=str(tmp_path / "text.txt"), validation=str(tmp_path / "text.txt"))
+    letters = dict(tokenizer=dict(name="character", kw={}))
+    first = make_config(folder, data=dict(source=make_config(folder).data.source.to_dict(), **letters))
+    theirs = experiment_of(first, tmp_path / "first").tokenizer
+    (tmp_path / "first" / "config.json").write_text(config_lib.to_json(first))
+    data = dict(source=dict(name="text", kw=files), **letters)
+    own = experiment_of(make_config(folder, data=data), tmp_path / "own").tokenizer
+    taken = experiment_of(make_config(folder, data=data, init_from=dict(workdir=str(tmp_path / "first"))), tmp_path / "second").tokenizer
+    assert taken.fingerprint() == theirs.fingerprint() != own.fingerprint()

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import re
+from typing import Literal
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from decoder_lab.data import counter, interpreter
 
 LONGEST = 2000  # characters of a function
 WORDS = (3, 60)  # of a summary
+DRAWS = 64  # of another function's summary, of which the first that differs is taken
 
 
 @dataclasses.dataclass
@@ -20,11 +22,12 @@ class Source:
     The split follows from the file, see `data/interpreter.py`. Of functions that are equal in both the first is taken.
 
     Attributes:
-      rejected: whether an item has "chosen", its target, and "rejected", the target of another function, drawn by the item's number.
+      rejected: what is added to an item as "rejected", beside "chosen", its target: "other", the target of another function, or
+        "shuffled", its own with its words in another order, either drawn by the item's number; "none": neither is added.
     """
 
     split: str
-    rejected: bool = False
+    rejected: Literal["none", "other", "shuffled"] = "none"
 
     def __post_init__(self):
         self._names = interpreter.code(self.split, "python_docstrings")
@@ -35,13 +38,12 @@ class Source:
     def __getitem__(self, i: int) -> dict[str, str]:
         pairs = _pairs(tuple(self._names))
         item = dict(zip(("source", "target", "path"), pairs[i], strict=True))
-        if not self.rejected:
+        if self.rejected == "none":
             return item
-        others = ((i + 1 + int(step)) % len(pairs) for step in counter.below(np.arange(len(pairs)), len(pairs) - 1, i))
-        return {**item, "chosen": item["target"], "rejected": next(pairs[j][1] for j in others if pairs[j][1] != item["target"])}
+        return {**item, "chosen": item["target"], "rejected": _rejected([target for _, target, _ in pairs], i, self.rejected)}
 
     def fingerprint(self) -> str:
-        version = "python_docstrings 1" + (" rejected" if self.rejected else "")
+        version = "python_docstrings 1" + ("" if self.rejected == "none" else f" {self.rejected}")
         return interpreter.fingerprint(self._names, version, self.split)
 
 
@@ -57,6 +59,16 @@ def _pairs(names: tuple[str, ...]) -> list[tuple[str, str, str]]:
             seen.add((source, target))
             found.append((source, target, function.place))
     return found
+
+
+def _rejected(targets: list[str], i: int, kind: str) -> str:
+    """Returns another function's target, or target i in another order of words."""
+    words = targets[i].split()
+    if kind == "shuffled" and len(set(words)) > 1:
+        orders = (counter.permutation(len(words), i, draw) for draw in range(DRAWS))
+        return next(text for text in (" ".join(words[k] for k in order) for order in orders) if text.split() != words)
+    others = counter.below(np.arange(DRAWS), len(targets) - 1, i).tolist()
+    return next(text for text in (targets[(i + 1 + step) % len(targets)] for step in others) if text != targets[i])
 
 
 def summary(docstring: str) -> str:

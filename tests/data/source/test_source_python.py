@@ -162,3 +162,17 @@ def test_functions_inside_anything_are_found():
         tree = ast.parse(interpreter.read(name))
         expected = sorted(n.lineno for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
         assert sorted(f.node.lineno for f in interpreter.functions([name])) == expected
+
+
+@pytest.mark.parametrize("kind", ["other", "shuffled"])
+def test_a_rejected_docstring_is_never_the_chosen_one(kind):
+    source = python_docstrings.Source("validation", rejected=kind)
+    plain = python_docstrings.Source("validation")
+    found = [source[i] for i in range(len(source))]
+    assert found == [source[i] for i in range(len(source))] and source.fingerprint() != plain.fingerprint()
+    targets = {item["target"] for item in found}
+    for item in found:
+        assert item["chosen"] == item["target"] != item["rejected"]
+        same_words = sorted(item["rejected"].split()) == sorted(item["target"].split())
+        assert same_words if kind == "shuffled" else item["rejected"] in targets
+    assert "chosen" not in plain[0]
