@@ -35,9 +35,6 @@ def fewer_files():
 def one_device(monkeypatch):
     """Most of the time goes into compiling programs that run for two steps; several devices have their own tests."""
     monkeypatch.setattr(meshes, "make_mesh", functools.partial(meshes.make_mesh, jax.devices()[:1]))
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(autouse=True)
