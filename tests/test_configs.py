@@ -52,8 +52,6 @@ def load(tmp_path_factory):
         small_data.MAKERS.get(path, lambda folder: None)(folder)
         arguments = [f"data={folder}"] if path in small_data.MAKERS else []
         config = config_lib.load(f"{path}:{','.join(arguments)}".rstrip(":"))
-        if "smoke=False" in (ROOT / path).read_text():  # it makes itself small, in its own way
-            return config, config_lib.load(f"{path}:{','.join([*arguments, 'smoke'])}")
         return config, small_config.small(config, folder)
 
     return loaded

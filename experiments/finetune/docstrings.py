@@ -17,7 +17,7 @@ from decoder_lab.core.config import parse_argument
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, base="runs/quickstart", smoke=False)
+    arg = parse_argument(arg, base="runs/quickstart")
     config = ConfigDict()
     config.data = dict(
         source=dict(name="python_docstrings", kw={}),
@@ -45,11 +45,4 @@ def get_config(arg=""):
         text=dict(name="generation", every="100%", kw=dict(split="validation", limit=64, **scores)),
     )
     config.checkpoint = dict(every="25%")
-    if arg.smoke:
-        config.total_steps, config.batch_size, config.sequence_length = 2, 8, 192
-        config.model["kw"].update(num_layers=1, num_heads=2, width=16)
-        config.adapt["kw"].update(rank=2)
-        config.data["source"]["name"] = "python_docstrings"
-        config.init_from = dict(workdir="")
-        config.evaluators["text"]["kw"].update(limit=2, num_tokens=4)
     return config

@@ -34,7 +34,7 @@ LR = {"full": 1e-3, "ia3": 1e-2, "norms": 1e-2, "prompt": 3e-2, "prefix": 1e-2} 
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, method=tuple(METHODS), seed=0, base="runs/quickstart", data="data/tinyshakespeare", smoke=False)
+    arg = parse_argument(arg, method=tuple(METHODS), seed=0, base="runs/quickstart", data="data/tinyshakespeare")
     folder = pathlib.Path(arg.data)
     files = dict(train=str(folder / "train.txt"), validation=str(folder / "val.txt"))
     if not (folder / "train.txt").exists():
@@ -57,9 +57,4 @@ def get_config(arg=""):
     config.schedule = dict(name="cosine", kw=dict(warmup="5%", floor=0.0))
     config.evaluators = dict(val=dict(name="mean", every="25%", kw=dict(split="validation", batch_size=32)))
     config.checkpoint = dict(every="100%", keep=1)
-    if arg.smoke:
-        config.total_steps, config.batch_size, config.sequence_length = 2, 8, 32
-        config.model["kw"].update(num_layers=1, num_heads=2, width=16)
-        config.data["tokenizer"] = dict(name="byte", kw={})
-        config.init_from = dict(workdir="")
     return config
