@@ -1,5 +1,6 @@
 """Test set-up, before JAX starts: eight virtual CPU devices, a persistent compilation cache, strict shapes and types."""
 
+import importlib.metadata
 import os
 import pathlib
 import tempfile
@@ -7,7 +8,10 @@ import tempfile
 NUM_DEVICES = 8
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("NPROC", str(2 * NUM_DEVICES))  # fewer host threads than this deadlock collectives on jax 0.10 and 0.11
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={NUM_DEVICES}"
+FLAGS = [f"--xla_force_host_platform_device_count={NUM_DEVICES}", "--xla_cpu_parallel_codegen_split_count=1"]
+if importlib.metadata.version("jaxlib") < "0.11":
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # with the line above compiling takes half the time; later versions end at an unknown flag
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(tempfile.gettempdir()) / "decoder_lab_test_xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

@@ -56,6 +56,25 @@ def test_no_answer_is_position_0():
     assert (row["start"], row["end"], row["weights"], row["context"][0]) == (0, 0, 1, 0)
 
 
+def test_marks_of_a_tokenizer_stand_where_a_pretrained_model_knows_them():
+    """[CLS] question [SEP] context [SEP], of type 0 up to the first [SEP]; no answer can begin or end at a mark."""
+    plain, marked = task_of(), task_of(max_characters=3)
+    marked.tokenizer.start_ids, marked.tokenizer.middle_ids, marked.tokenizer.end_ids = (90,), (91, 92), (93,)
+    for raw in ITEMS:
+        (row,), question = marked.example(raw), plain.tokenizer.encode(" ".join(raw["question"][:-1].split()) + " ?").tolist()
+        (other,) = plain.example(raw)
+        context = other["tokens"][other["context"] == 1].tolist()
+        assert row["tokens"].tolist() == [90, *question, 91, 92, *context, 93]
+        assert row["types"].tolist() == [0] * (len(question) + 3) + [1] * (len(context) + 1)
+        assert row["context"].tolist() == [0] * (len(question) + 3) + [1] * len(context) + [0]
+        assert text_of(raw, row) == text_of(raw, other) and len(row["chars"]) == len(row["tokens"]) == len(row["offsets"])
+    short = task_of(length=16, stride=3, max_question_length=4)
+    short.tokenizer.start_ids, short.tokenizer.middle_ids, short.tokenizer.end_ids = (90,), (91,), (93,)
+    rows = short.example(ITEMS[2])
+    assert all(len(row["tokens"]) <= 16 and row["tokens"][-1] == 93 for row in rows)
+    assert any(text_of(ITEMS[2], row) == "a fish" for row in rows if row["start"])
+
+
 @pytest.mark.parametrize("length, stride", [(16, 3), (14, 2), (16, 100)])
 def test_windows_cover_the_context_and_hold_the_answer_or_say_no(length, stride):
     task = task_of(length=length, stride=stride, max_question_length=4)

@@ -74,6 +74,24 @@ def test_a_long_sentence_is_not_cut_inside_a_span(scheme, b, i, e):
     assert len(untagged["words"]) == 5 and len(rest["words"]) == 2
 
 
+class Marked(Pieces):
+    """The same with marks around every text, as BERT's has."""
+
+    start_ids, middle_ids, end_ids = (1,), (2,), (2,)
+
+
+def test_marks_stand_around_every_part_and_count_towards_its_length():
+    plain, marked = made(length=4), TaggedWords(Marked(), 6)
+    marked.load(marked.fit(ITEMS))
+    for item in ITEMS:
+        for without, example in zip(plain.example(item), marked.example(item), strict=True):
+            assert example["tokens"].tolist() == [1, *without["tokens"], 2] and len(example["segments"]) == len(example["tokens"])
+            np.testing.assert_array_equal(example["starts"], without["starts"] + 1)
+            np.testing.assert_array_equal(example["tags"], without["tags"])
+    with pytest.raises(UserError, match="sequence_length=2 has no room for a word"):
+        TaggedWords(Marked(), 2).example({"words": ["x"]})
+
+
 def test_words_without_pieces_or_with_too_many_are_counted():
     features = made(length=3)
     parts = features.example({"words": ["-", "abcdefghij"], "tags": ["O", "O"]})

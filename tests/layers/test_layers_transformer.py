@@ -1,5 +1,7 @@
 """Where norms go, and what the backward pass keeps."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -63,34 +65,52 @@ def test_order_of_norms_and_residuals(norm_position, parallel):
 
 
 class Wide(nn.Module):
-    """An MLP with a large hidden layer, to be recomputed or kept."""
+    """An MLP with a large hidden layer, to be recomputed or kept; its inputs stay where tanh is not flat, so that rounding stays rounding."""
 
     @nn.compact
     def __call__(self, x):
         return jnp.tanh(nn.Dense(x.shape[-1], use_bias=False)(jnp.tanh(nn.Dense(64 * x.shape[-1], use_bias=False)(x))))
 
 
+class UnitRange(nn.Module):
+    """Stands for a norm: squeezed into -1 .. 1."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x / (1 + jnp.abs(x))
+
+
+@functools.cache
 def compiled_gradient(remat, scan):
     def make(**kw):
-        return Block(Scaled, Wide, TimesTen, **kw)
+        return Block(Scaled, Wide, UnitRange, **kw)
 
     stack = Stack(make, 6, scan, remat)
-    x, context = jnp.ones((4, 64, 8)), Context(jnp.arange(64)[None], jnp.arange(64)[None])
+    x = jax.random.normal(jax.random.key(1), (4, 64, 8))
+    context = Context(jnp.arange(64)[None], jnp.arange(64)[None])
     params = jax.jit(stack.init)(jax.random.key(0), x, context)
     return jax.jit(jax.grad(lambda p: stack.apply(p, x, context)[0].sum())).lower(params).compile(), params
 
 
+def assert_equal_gradients(remat, scan):
+    plain, params = compiled_gradient("none", scan)
+    other, _ = compiled_gradient(remat, scan)
+    plain, other = (jax.tree.leaves(gradient(params)) for gradient in (plain, other))
+    assert len(plain) == len(other) > 0
+    for a, b in zip(other, plain, strict=True):
+        size = np.abs(b).max()
+        assert size > 0
+        np.testing.assert_allclose(a, b, atol=1e-5 * size, rtol=0)
+
+
 @pytest.mark.parametrize("scan", [False, True])
 def test_remat_saves_memory_and_changes_no_gradient(scan):
-    plain, params = compiled_gradient("none", scan)
-    full, _ = compiled_gradient("full", scan)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), full(params), plain(params))
+    assert_equal_gradients("full", scan)
     if scan:  # unrolled, XLA on a CPU merges the recomputation with the original
-        assert full.memory_analysis().temp_size_in_bytes < plain.memory_analysis().temp_size_in_bytes / 2
+        plain, full = (compiled_gradient(remat, scan)[0].memory_analysis().temp_size_in_bytes for remat in ("none", "full"))
+        assert full < plain / 2
 
 
-@pytest.mark.parametrize("remat", sorted(POLICIES))
+@pytest.mark.parametrize("remat", sorted(set(POLICIES) - {"full", "none"}))
 def test_every_policy_gives_the_same_gradients(remat):
-    plain, params = compiled_gradient("none", True)
-    other, _ = compiled_gradient(remat, True)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), other(params), plain(params))
+    assert_equal_gradients(remat, scan=True)
