@@ -152,7 +152,11 @@ def _has_checkpoint(workdir: pathlib.Path) -> bool:
 
 
 def evaluate(config: Any, flags: argparse.Namespace) -> int:
-    """Evaluates a checkpoint of a run: with the run's own evaluators, or by one whole pass over --split."""
+    """Evaluates a checkpoint of a run: with the run's own evaluators, with those of --evaluator, or by one whole pass over --split."""
+    if flags.split and flags.evaluator:
+        raise UserError("--evaluator has a split of its own: leave --split out.")
+    for name in flags.evaluator:
+        lookup.fields("evaluator", name)  # an unknown one is said before anything is loaded
     experiment = _open_run(config, flags)
     from decoder_lab.evaluators import mean
     from decoder_lab.training import experiment as experiments
@@ -160,13 +164,17 @@ def evaluate(config: Any, flags: argparse.Namespace) -> int:
 
     if flags.split:
         chosen = {flags.split: mean.Evaluator(experiments.Context(experiment), split=flags.split)}
+    elif flags.evaluator:
+        context = experiments.Context(experiment)
+        chosen = {name: lookup.make("evaluator", dict(name=name, kw={}), context=context) for name in flags.evaluator}
     else:
         chosen = {name: evaluator for name, (evaluator, _) in experiments.make_evaluators(experiment).items()}
     step, results = loop.evaluate(experiment, resume.make_saver(config, flags.workdir, print), resume.which(flags.checkpoint), chosen)
     for name, value in results.items():
-        print(f"{name} = {value:.6g}" if isinstance(value, float) else f"{name}:\n{value}")
+        if not isinstance(value, dict):
+            print(f"{name}:\n{value}" if isinstance(value, str) else f"{name} = {value:.6g}")
     record = flags.workdir / "evaluation.json"
-    record.write_text(json.dumps({"step": step, "checkpoint": flags.checkpoint, **results}, indent=2) + "\n")
+    evaluations.write(record, {"step": step, "checkpoint": flags.checkpoint, **results})
     print(f"written to {record}")
     return 0
 

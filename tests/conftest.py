@@ -1,5 +1,6 @@
 """Test set-up, before JAX starts: eight virtual CPU devices, a persistent compilation cache, strict shapes and types."""
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -17,6 +18,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling is most of the time of tests
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+gc.set_threshold(200_000, 50, 100)  # tracing makes many objects that live on: looking through them for garbage is a tenth of the time
 
 import pytest  # noqa: E402
 

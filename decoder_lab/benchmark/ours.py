@@ -16,10 +16,20 @@ from decoder_lab.layers import transformer
 from decoder_lab.optim import optimizer as optim
 from decoder_lab.training import experiment as experiments
 from decoder_lab.training import step as steps
+from decoder_lab.training.adaptation import Adaptation
 
 
 def training(size: str, dtype: str) -> Callable[[int], float]:
     """Returns a function that takes n optimiser steps on random tokens and returns their seconds."""
+    return _trained(size, dtype, None)
+
+
+def adapting(size: str, dtype: str, method: str) -> Callable[[int], float]:
+    """The same where `method` is "full"; with "lora" only rank 8 beside queries and values is trained."""
+    return _trained(size, dtype, None if method == "full" else dict(name=method, kw=dict(rank=8)))
+
+
+def _trained(size: str, dtype: str, adapter: dict | None) -> Callable[[int], float]:
     shape = SHAPES[size]
     config = _config(size, dtype)
     model = experiments.make_model(config, shape.vocab_size)
@@ -29,12 +39,15 @@ def training(size: str, dtype: str) -> Callable[[int], float]:
     batch = {"tokens": tokens[:, :-1], "labels": tokens[:, 1:], "weights": np.ones((shape.batch_size, shape.length), np.float32)}
     batch = jax.device_put(batch)
 
+    adaptation = Adaptation(adapter and lookup.make("adapter", adapter), model, task, jax.random.key(1))
     params = transformer.init_params(model, jax.random.key(0), batch["tokens"][:1, :8])
+    params, frozen = adaptation.split(adaptation.joined(params))
     optimizer, lr_fn = optim.make(config, 1000, int, params)
-    metrics_fn = lambda params, batch, key: task.metrics(model, params, batch, rng=key)  # noqa: E731
+    metrics_fn = lambda params, batch, key: task.metrics(adaptation.model, params, batch, rng=key)  # noqa: E731
     step = steps.make_train_step(metrics_fn, optimizer, lr_fn, accumulate=1, ema=0.0, on_nonfinite="stop")
     step = jax.jit(step, donate_argnums=0)
-    state = [steps.init_state(params, optimizer, 0, False)]
+    state = [steps.init_state(params, optimizer, 0, False).replace(frozen=frozen)]
+    del params, frozen  # or they would stay beside what the first step makes of them
 
     def run(count: int) -> float:
         began = time.perf_counter()
@@ -84,4 +97,4 @@ if __name__ == "__main__":
     runtime.compilation_cache()
     device_kind = jax.devices()[0].device_kind
     about = {"name": f"jax {jax.__version__} on {device_kind}", "device_kind": device_kind}
-    protocol.serve({"training": training, "generation": generation}, lambda: about)
+    protocol.serve({"training": training, "adapting": adapting, "generation": generation}, lambda: about)

@@ -32,9 +32,25 @@ def _model(size: str, dtype: str) -> transformers.GPT2LMHeadModel:
 
 def training(size: str, dtype: str) -> Callable[[int], float]:
     """Returns a function that takes n AdamW steps (clipped at norm 1, as ours) on random tokens and returns their seconds."""
+    return _trained(size, _model(size, dtype))
+
+
+def adapting(size: str, dtype: str, method: str) -> Callable[[int], float]:
+    """The same where `method` is "full"; with "lora" only peft's rank 8 beside queries, keys and values, one matrix here, is trained."""
+    model = _model(size, dtype)
+    if method == "lora":
+        import peft
+
+        config = peft.LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=["c_attn"], fan_in_fan_out=True)
+        model = peft.get_peft_model(model, config)
+    return _trained(size, model)
+
+
+def _trained(size: str, model: torch.nn.Module) -> Callable[[int], float]:
     shape = SHAPES[size]
-    model = _model(size, dtype).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1)
+    model.train()
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=1e-4, weight_decay=0.1)
     tokens = torch.randint(0, shape.vocab_size, (shape.batch_size, shape.length), device=DEVICE)
 
     def run(count: int) -> float:
@@ -42,7 +58,7 @@ def training(size: str, dtype: str) -> Callable[[int], float]:
         for _ in range(count):
             loss = model(input_ids=tokens, labels=tokens).loss
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             loss.item()
@@ -72,4 +88,4 @@ def generation(size: str, dtype: str, batch_size: int, beam: int, new_tokens: in
 if __name__ == "__main__":
     transformers.logging.set_verbosity_error()
     name = f"torch {torch.__version__} and transformers {transformers.__version__} on {DEVICE}, {torch.get_num_threads()} threads"
-    protocol.serve({"training": training, "generation": generation}, lambda: {"name": name})
+    protocol.serve({"training": training, "adapting": adapting, "generation": generation}, lambda: {"name": name})

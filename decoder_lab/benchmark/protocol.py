@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]  # the folder that holds the 
 
 
 def serve(kinds: dict[str, Callable], about: Callable[[], dict[str, str]]) -> None:
-    """Answers jobs until standard input ends: {"prepare": kind, "kw": {...}} -> `about()`, and then {"count": n} -> {"seconds": s}."""
+    """Answers jobs until standard input ends: {"prepare": kind, "kw": {...}} -> `about()`, and then {"count": n} -> {"seconds": s,
+    "peak_bytes": most memory that the process had so far}."""
     out, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints must not look like an answer
     run = None
     for line in sys.stdin:
@@ -22,7 +24,7 @@ def serve(kinds: dict[str, Callable], about: Callable[[], dict[str, str]]) -> No
             run = kinds[job["prepare"]](**job["kw"])
             answer: dict[str, Any] = about()
         else:
-            answer = {"seconds": run(job["count"])}
+            answer = {"seconds": run(job["count"]), "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
         print(json.dumps(answer), file=out, flush=True)
 
 

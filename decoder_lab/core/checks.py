@@ -5,6 +5,8 @@ from typing import Any
 
 from decoder_lab.core import durations, fields, lookup
 from decoder_lab.core import values as typed
+from decoder_lab.core.axes import AXES
+from decoder_lab.core.errors import unknown
 from decoder_lab.core.lookup import Field
 
 
@@ -16,7 +18,7 @@ def check(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
     patterns += ("init_from.first_rows",)
     for pattern in [p for name in patterns for p in tree[name][1]]:
         _check_regex(pattern, problems)
-    for pattern in [*tree["optimizer.lr_multipliers"][1], *tree["init_from.rename"][1]]:
+    for pattern in [*tree["optimizer.lr_multipliers"][1], *tree["init_from.rename"][1], *tree["mesh.rules"][1]]:
         _check_regex(pattern, problems)
     for pattern, factor in tree["optimizer.lr_multipliers"][1].items():
         if isinstance(factor, bool) or not isinstance(factor, int | float):
@@ -26,6 +28,7 @@ def check(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
     batch, micro = tree["batch_size"][1], tree["accumulate"][1]
     if micro > 0 and batch % micro:
         problems.append(f"accumulate: batch_size {batch} cannot be cut into {micro} equal micro-batches.")
+    problems.extend(_mesh_problems({name: tree[f"mesh.{name}"][1] for name in AXES}, tree))
     metric = tree["checkpoint.metric"][1]
     evaluators = sorted({path.split(".")[1] for path in tree if path.startswith("evaluators.")})
     for name in set(evaluators) & set(fields.EVALUATORS_TAKEN):
@@ -33,6 +36,27 @@ def check(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
     if tree["checkpoint.keep_best"][1]:
         problems.extend(_best_problems(metric, evaluators, tree))
     _check_plugins(tree, problems)
+
+
+def _mesh_problems(sizes: dict[str, int], tree: dict[str, tuple[Field, Any]]) -> list[str]:
+    """Returns what is wrong with a mesh whatever the devices."""
+    found = [
+        f"mesh.{name}: got {size}, expected 1 or more, or -1: what is left." for name, size in sizes.items() if size < 1 and size != -1
+    ]
+    if len(free := [name for name, size in sizes.items() if size == -1]) > 1:
+        found.append(f"mesh: {' and '.join(free)} are -1, what is left; only one can be.")
+    for name in tree["mesh.across"][1]:
+        if name not in AXES:
+            found.append(f"mesh.across: {unknown('axis', name, AXES)}")
+    length, context = tree["sequence_length"][1], sizes["context"]
+    if context > 1 and length % context:
+        found.append(f"sequence_length: {length} cannot be cut into mesh.context={context} equal pieces.")
+    if tree["parallel"][1] == "pmap":
+        if split := [f"{name}={size}" for name, size in sizes.items() if name != "data" and size != 1]:
+            found.append(f'parallel="pmap" copies the model to every device: it knows mesh.data alone, got {", ".join(split)}. Use "jit".')
+        if tree["mesh.zero1"][1]:
+            found.append('mesh.zero1: parallel="pmap" keeps everything whole on every device. Use "jit".')
+    return found
 
 
 def _best_problems(metric: str, evaluators: list[str], tree: dict[str, tuple[Field, Any]]) -> list[str]:

@@ -40,6 +40,19 @@ FIELDS: dict[str, Field] = {
     "adapt": Field(
         dict, None, plugin="adapter", optional=True, doc="Which parameters are trained, and what is added to them; None: all, and nothing."
     ),
+    "mesh.data": Field(int, -1, doc="Devices along the axis of copies of the model, each with its own rows; -1: what the others leave."),
+    "mesh.fsdp": Field(int, 1, doc="Devices that share parameters, gradients and optimiser state in pieces, each with its own rows too."),
+    "mesh.expert": Field(int, 1, doc="Devices that share the experts of a mixture, each with its own rows too."),
+    "mesh.context": Field(int, 1, doc="Devices that share every row in time."),
+    "mesh.tensor": Field(int, 1, doc="Devices that share every matrix: attention by heads, MLPs, the vocabulary."),
+    "mesh.zero1": Field(bool, False, doc="Optimiser state (and ema) in pieces over mesh.data, though parameters are whole (ZeRO-1)."),
+    "mesh.slices": Field(int, 0, doc="Groups of devices with fast links inside and slow ones between; 0: as the devices say."),
+    "mesh.across": Field(tuple, ("data",), item=str, doc="The axes that may cross slices."),
+    "mesh.rules": Field(dict, {}, doc="Regex on parameter paths -> a name for each dimension; before those of parallel/rules.py."),
+    "mesh.logical": Field(dict, {}, doc='Such a name -> axes of the mesh ("" is whole on every device); over those of parallel/rules.py.'),
+    "parallel": Field(
+        str, "jit", choices=("jit", "pmap"), doc="The step compiled for the whole mesh, or by jax.pmap for each device (mesh.data alone)."
+    ),
     "optimizer.name": Field(str, "adamw", doc="Any optimiser of optax or optax.contrib."),
     "optimizer.kw": Field(dict, {}, doc="Its arguments."),
     "optimizer.no_decay": Field(

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from decoder_lab.data import marks
+
 UNKNOWN_CHARACTER = 1  # 0 is padding, the train split's characters begin at 2
 # a Chinese or Japanese character, a run of other letters and digits, or any single mark: what an answer can begin and end with
 WORD = re.compile(
@@ -20,8 +22,9 @@ WORD = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class QuestionWindows:
-    """A row is the question and, after it, a window of the context; where the tokenizer has an end of text, it stands before and after the
-    question. A context that is too long gives several rows; in those that do not hold the whole answer it counts as absent.
+    """A row is the question and, after it, a window of the context, with what the tokenizer puts around and between two texts (`start_ids`,
+    `middle_ids`, `end_ids`, such as [CLS] and [SEP]); where it knows of nothing, its end of text stands before and after the question. The
+    first entry is never of the context: it stands for "not here". A context that is too long gives several rows; in those that do not hold the whole answer it counts as absent.
 
     Attributes:
       tokenizer: given by the lab.
@@ -71,25 +74,25 @@ class QuestionWindows:
         question, question_chars, _ = self._read(raw["question"])
         if len(question) > self.max_question_length:
             self._count(f"questions of more than {self.max_question_length} tokens, cut")
-        end = [] if self.tokenizer.eos_id is None else [self.tokenizer.eos_id]
-        question = np.concatenate([end, question[: self.max_question_length], end]).astype(np.int32)
+        before, between, after = self._marks()
+        question = np.concatenate([before, question[: self.max_question_length], between]).astype(np.int32)
         question = question if len(question) else np.zeros(1, np.int32)
         context, context_chars, offsets = self._context(raw["context"])
         gold, weight = self._gold(raw, offsets)
-        room = self.length - len(question)
+        room = self.length - len(question) - len(after)
         if len(context) > room:
             self._count(f"contexts that do not fit beside the question into {self.length} tokens, read in windows")
-        question_chars = np.pad(question_chars[: self.max_question_length], ((len(end), len(end)), (0, 0)))[: len(question)]
+        question_chars = np.pad(question_chars[: self.max_question_length], ((len(before), len(between)), (0, 0)))
         question_chars = np.pad(question_chars, ((0, len(question) - len(question_chars)), (0, 0)))
         rows = []
         for first in self._windows(len(context), room):
             window = slice(first, first + room)
-            features = self._row(question, context[window], offsets[window], weight)
+            features = self._row(question, context[window], after, offsets[window], weight)
             shift = len(question) - first
             inside = gold is not None and first <= gold[0] and gold[1] < first + room
             features |= {n: np.int32(g + shift if inside else 0) for n, g in zip(("start", "end"), gold or (0, 0), strict=True)}
             if self.max_characters:
-                features["chars"] = np.concatenate([question_chars, context_chars[window]])
+                features["chars"] = np.pad(np.concatenate([question_chars, context_chars[window]]), ((0, len(after)), (0, 0)))
             rows.append(features)
         return rows
 
@@ -98,15 +101,22 @@ class QuestionWindows:
         step = min(self.stride, room)
         return range(0, max(1, length - room + step), step)
 
-    def _row(self, question: np.ndarray, context: np.ndarray, offsets: np.ndarray, weight: float) -> dict[str, np.ndarray]:
-        types = np.repeat(np.array([0, 1], np.int32), [len(question), len(context)])
+    def _marks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns what stands before the question, between it and the context, and after the context."""
+        (before, after), between = marks.around(self.tokenizer), marks.between(self.tokenizer)
+        return (before, between, after) if len(before) or len(after) else (between, between, after)
+
+    def _row(
+        self, question: np.ndarray, context: np.ndarray, after: np.ndarray, offsets: np.ndarray, weight: float
+    ) -> dict[str, np.ndarray]:
+        sizes = [len(question), len(context), len(after)]
         return {
-            "tokens": np.concatenate([question, context]),
-            "segments": np.ones(len(types), np.int32),
-            "types": types,
-            "context": types,
+            "tokens": np.concatenate([question, context, after]),
+            "segments": np.ones(sum(sizes), np.int32),
+            "types": np.repeat(np.array([0, 1, 1], np.int32), sizes),
+            "context": np.repeat(np.array([0, 1, 0], np.int32), sizes),
             "question": np.ones(len(question), np.int32),
-            "offsets": np.pad(offsets, ((len(question), 0), (0, 0))),
+            "offsets": np.pad(offsets, ((len(question), len(after)), (0, 0))),
             "weights": np.float32(weight),
         }
 
@@ -135,7 +145,7 @@ class QuestionWindows:
 
     def fingerprint(self) -> str:
         """Changes with whatever changes `example`."""
-        return f"question_answering 1 {self.length} {self.stride} {self.max_question_length} {self.lower_case} {self.max_characters}"
+        return f"question_answering 2 {self.length} {self.stride} {self.max_question_length} {self.lower_case} {self.max_characters}"
 
     def _written(self, word: str) -> str:
         return word.lower() if self.lower_case else word

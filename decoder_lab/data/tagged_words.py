@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from decoder_lab.core.errors import UserError, unknown
+from decoder_lab.data import marks
 from decoder_lab.ops import tag_schemes
 
 UNKNOWN_CHARACTER = 1  # 0 is padding, the train split's characters begin at 2
@@ -24,7 +25,8 @@ class TaggedWords:
 
     A sentence of more than `length` tokens becomes several examples, in order; a word of more is cut. Parts begin where the scheme lets a
     sentence begin, so that no span is torn apart, unless it is longer than `length` itself or the tags are not known: then a part is as
-    long as it can be. Characters are those of the word as it was written.
+    long as it can be. Characters are those of the word as it was written. What the tokenizer puts around a text (`start_ids`, `end_ids`, such
+    as [CLS] and [SEP]) stands around every part, and counts towards its length.
 
     Attributes:
       tokenizer: given by the lab.
@@ -114,20 +116,28 @@ class TaggedWords:
         pieces = [self._pieces(word) for word in words]
         parts = self._parts([len(piece) for piece in pieces], names)
         if len(parts) > 1:
-            self._count(f"sentences of more than {self.length} tokens, cut into parts")
+            self._count(f"sentences of more than {self.room} tokens, cut into parts")
         weight = float(bool(names))  # without tags there is nothing to learn from, but to predict
         return [self._features(words[part], pieces[part], tags[part], weight) for part in parts]
 
+    @property
+    def room(self) -> int:
+        """Tokens of words that a part has place for. Errors: UserError where there is none."""
+        start, end = marks.around(self.tokenizer)
+        if (room := self.length - len(start) - len(end)) < 1:
+            raise UserError(f"sequence_length={self.length} has no room for a word beside what the tokenizer puts around texts: raise it.")
+        return room
+
     def _parts(self, sizes: list[int], names: list[str]) -> list[slice]:
-        """Returns the words of each part, of at most `length` tokens in all, given each word's number of tokens and its tag's name."""
+        """Returns the words of each part, of at most `room` tokens in all, given each word's number of tokens and its tag's name."""
 
         def may_begin(word: int) -> bool:
             return not names or self.found_scheme == "none" or tag_schemes.follows(None, names[word], self.found_scheme)
 
-        parts, start, used = [], 0, 0
+        parts, start, used, room = [], 0, 0, self.room
         for word, size in enumerate(sizes):
             used += size
-            while used > self.length:
+            while used > room:
                 end = next((i for i in range(word, start, -1) if may_begin(i)), word)
                 parts.append(slice(start, end))
                 used -= sum(sizes[start:end])
@@ -136,11 +146,12 @@ class TaggedWords:
 
     def _features(self, words: list[str], pieces: list[np.ndarray], tags: list[int], weight: float) -> dict[str, np.ndarray]:
         lengths = np.array([len(p) for p in pieces])
-        tokens = np.concatenate(pieces).astype(np.int32)
+        before, after = marks.around(self.tokenizer)
+        tokens = np.concatenate([before, *pieces, after]).astype(np.int32)
         return {
             "tokens": tokens,
             "segments": np.ones(len(tokens), np.int32),
-            "starts": (np.cumsum(lengths) - lengths).astype(np.int32),
+            "starts": (len(before) + np.cumsum(lengths) - lengths).astype(np.int32),
             "words": np.ones(len(words), np.int32),
             "chars": np.stack([self._characters(word) for word in words]),
             "tags": np.array(tags, np.int32),
@@ -162,7 +173,7 @@ class TaggedWords:
 
     def fingerprint(self) -> str:
         """Changes with whatever changes `example`."""
-        return f"{type(self).__module__} 2 {self.scheme} {self.lower_case} {self.zero_digits} {self.max_characters} {self.length}"
+        return f"{type(self).__module__} 3 {self.scheme} {self.lower_case} {self.zero_digits} {self.max_characters} {self.length}"
 
     def _checked(self, raw: dict) -> tuple[list[str], list[str]]:
         if "words" not in raw:
@@ -181,9 +192,9 @@ class TaggedWords:
         if not len(pieces):
             self._count("words that the tokenizer makes nothing of (they stand as token 0)")
             return np.zeros(1, np.int32)
-        if len(pieces) > self.length:
-            self._count(f"words of more than {self.length} tokens, cut")
-        return pieces[: self.length]
+        if len(pieces) > self.room:
+            self._count(f"words of more than {self.room} tokens, cut")
+        return pieces[: self.room]
 
     def _characters(self, word: str) -> np.ndarray:
         if len(word) > self.max_characters:

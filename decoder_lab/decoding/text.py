@@ -27,6 +27,16 @@ def escaped(text: str) -> str:
     return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else f"\\x{ord(c):02x}" for c in text)
 
 
+def piece(tokenizer: Any, token: int) -> str:
+    """Returns one token in readable form: blanks as signs, what is no text by itself by its number."""
+    if token == tokenizer.eos_id:
+        return "⟨eos⟩"
+    text = tokenizer.decode([token]) if token < tokenizer.vocab_size else ""
+    if not text or REPLACEMENT in text:
+        return f"⟨{token}⟩"
+    return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
+
+
 def continuation(decode: Decode, prompt: Sequence[int], tokens: Sequence[int]) -> str:
     """Returns the text that `tokens` add to `prompt`.
 

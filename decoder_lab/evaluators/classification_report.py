@@ -19,7 +19,7 @@ class Evaluator:
       split: which part of the data.
       limit: examples that are used, evenly spread over the split; None is all of them.
       batch_size: examples at once; None is that of training.
-      table: whether a text of scores by label and confusions is written ("single" only).
+      table: whether a text of scores by label and confusions is written, and the detail "confusion" ("single" only).
     """
 
     context: Any
@@ -29,7 +29,7 @@ class Evaluator:
     table: bool = True
 
     def run(self, state: Any) -> dict[str, Any]:
-        """Returns {name: number}, and "report": a text."""
+        """Returns {name: number}, "report": a text, and "confusion": a detail."""
         task = self.context.task
         if not hasattr(task, "gold"):
             raise UserError("evaluator classification_report: the task has no labels of texts; use it with task classification.")
@@ -47,7 +47,12 @@ class Evaluator:
             return {"accuracy": metrics.accuracy(*sets), **metrics.set_scores(*sets, task.labels)}
         labels = [x for (x,) in gold], [p["label"] for p in predicted]
         found = {"accuracy": metrics.accuracy(*labels), **metrics.scores(*labels), "mcc": metrics.matthews(*labels)}
-        return found | ({"report": metrics.report(*labels, sorted({*task.labels, *labels[0]}))} if self.table else {})
+        if not self.table:
+            return found
+        names = sorted({*task.labels, *labels[0]})
+        matrix = metrics.confusion_matrix(*labels, names).tolist()
+        confusion = dict(kind="confusion", labels=[str(name) for name in names], matrix=matrix)
+        return found | {"report": metrics.report(*labels, names), "confusion": confusion}
 
 
 def problems(kw) -> list[str]:

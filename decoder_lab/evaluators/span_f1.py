@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from decoder_lab.core.errors import UserError
+from decoder_lab.metrics import classification
 from decoder_lab.metrics import span_f1 as metrics
 
 
@@ -19,7 +20,7 @@ class Evaluator:
       split: which part of the data.
       limit: items that are used, evenly spread over the split; None is all of them.
       batch_size: examples at once; None is that of training.
-      table: whether a text of the scores by type is written.
+      table: whether a text of the scores by type is written, and the detail "confusion" of single tags.
     """
 
     context: Any
@@ -29,7 +30,7 @@ class Evaluator:
     table: bool = True
 
     def run(self, state: Any) -> dict[str, Any]:
-        """Returns {name: number}, and "report": a text."""
+        """Returns {name: number}, "report": a text, and "confusion": a detail."""
         task = self.context.task
         if not (hasattr(task, "tags") and hasattr(task, "join")):
             raise UserError("evaluator span_f1: the task gives no tags of words; use it with task tagging or intent_slots.")
@@ -48,7 +49,12 @@ class Evaluator:
             scores["sentence_accuracy"] = 100 * sum(whole) / len(whole)
             if any(known):
                 scores["intent_accuracy"] = 100 * right.count(True) / sum(known)
-        return scores | ({"report": report(metrics.count(gold, tags))} if self.table else {})
+        if not self.table:
+            return scores
+        pooled = [tag for row in gold for tag in row], [tag for row in tags for tag in row]
+        names = sorted({*pooled[0], *pooled[1]})
+        confusion = dict(kind="confusion", labels=names, matrix=classification.confusion_matrix(*pooled, names).tolist())
+        return scores | {"report": report(metrics.count(gold, tags)), "confusion": confusion}
 
 
 def report(counts: dict[str, metrics.Counts]) -> str:

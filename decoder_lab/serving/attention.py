@@ -17,7 +17,7 @@ from decoder_lab.decoding import attention_weights
 from decoder_lab.decoding.batches import most_tokens, stack
 from decoder_lab.decoding.generate import Generator
 from decoder_lab.decoding.settings import GREEDY
-from decoder_lab.decoding.text import REPLACEMENT
+from decoder_lab.decoding.text import piece
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,13 +130,3 @@ def _weights_fn(model: Any, num_prefix: int) -> Callable:
 
 def _named(found: list[dict[str, Any]]) -> list[tuple[str, Any]]:
     return [(name, weights_NTS) for layer in found for name, weights_NTS in layer.items()]
-
-
-def piece(tokenizer: Any, token: int) -> str:
-    """Returns one token in readable form: blanks as signs, what is no text by itself by its number."""
-    if token == tokenizer.eos_id:
-        return "⟨eos⟩"
-    text = tokenizer.decode([token]) if token < tokenizer.vocab_size else ""
-    if not text or REPLACEMENT in text:
-        return f"⟨{token}⟩"
-    return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")

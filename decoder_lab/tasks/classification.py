@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from decoder_lab.core.errors import UserError, nearest
+from decoder_lab.data import marks
 from decoder_lab.ops.cross_entropy import cross_entropy
 
 SHOWN = 5  # labels of a prediction that are listed with their probability, and known ones that an error lists
@@ -201,7 +202,7 @@ class Task:
 
         What the tokenizer puts around them (`start_ids`, `middle_ids`, `end_ids`, such as [CLS] and [SEP]) stands there.
         """
-        first, start, end = self.tokenizer.encode(_text(raw, self.text_field)), *_around(self.tokenizer)
+        first, start, end = self.tokenizer.encode(_text(raw, self.text_field)), *marks.around(self.tokenizer)
         room = self.length - len(start) - len(end)
         if self.pairs == "none":
             tokens, whole = np.concatenate([start, _part(first, room, self.keep), end]), len(first) + self.length - room
@@ -219,15 +220,10 @@ class Task:
         return tokens.astype(np.int32), types
 
 
-def _around(tokenizer: Any) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(np.array(getattr(tokenizer, name, ()), np.int32) for name in ("start_ids", "end_ids"))
-
-
 def _middle(tokenizer: Any) -> np.ndarray:
-    middle = getattr(tokenizer, "middle_ids", ()) or (tokenizer.eos_id,)
-    if middle[0] is None:
+    if not len(middle := marks.between(tokenizer)):
         raise UserError("task: pairs need a tokenizer with an end of text, such as word or sentencepiece, to stand between them.")
-    return np.array(middle, np.int32)
+    return middle
 
 
 def _answer(probabilities_C: np.ndarray, labels: tuple, threshold: float | None) -> dict:

@@ -24,7 +24,7 @@ def problems(kw, length) -> list[str]:
     found = [f"{name}: got {kw[name]}, expected 1 or more." for name in names if kw[name] < 1]
     if kw["max_characters"] < 0:
         found.append(f"max_characters: got {kw['max_characters']}, expected 0 (none) or more.")
-    if length is not None and length < kw["max_question_length"] + 3:
+    if length is not None and length < kw["max_question_length"] + 4:
         found.append(
             f"max_question_length: sequence_length={length} leaves no room beside a question of {kw['max_question_length']} tokens. Raise "
             "--config.sequence_length, or lower the other."

@@ -5,10 +5,12 @@ import itertools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from decoder_lab.core.errors import UserError
 from decoder_lab.data.examples import INDEX
 from decoder_lab.parallel import mesh as meshes
+from decoder_lab.training import step as steps
 
 
 class Context:
@@ -58,6 +60,25 @@ class Context:
     def params(self, state: Any) -> Any:
         """The parameters to evaluate."""
         return self._experiment.evaluation_params(state)
+
+    def training_batch(self, step: int) -> dict[str, Any]:
+        """The training batch of a step, on the devices."""
+        return meshes.shard_batch(self._experiment.feed.batch(step), self.mesh)
+
+    def next_update(self, state: Any, batch: dict) -> tuple[Any, Any]:
+        """Returns (mean gradient, what would be added to the parameters) of the next step, without taking it; to be compiled.
+
+        Both are of the trained parameters. What an adapter adds to a step beside its penalty is left out.
+        """
+        experiment = self._experiment
+        config, adapter = experiment.config, experiment.adaptation.adapter
+        key = jax.random.fold_in(state.key, state.step)
+        metrics_fn = steps.at_step(experiment.training_metrics, state.step, experiment.clockwork.total_steps)
+        penalty = (lambda params: None) if adapter is None else adapter.penalty
+        parts = steps.of_trained(metrics_fn, state.frozen), state.params, batch, key, config.accumulate, penalty
+        grads, metrics = steps.sum_gradients(*parts)
+        grads = jax.tree.map(lambda g: g / jnp.maximum(metrics["loss"][1], 1e-6), grads)
+        return grads, experiment.optimizer.update(grads, state.opt_state, state.params)[0]
 
     @functools.cached_property
     def _predict(self) -> Any:

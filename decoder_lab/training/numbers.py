@@ -71,7 +71,7 @@ class Numbers:
         )
 
     def evaluated(self, step: int, name: str, evaluator: Any, state: Any) -> None:
-        """Runs one evaluator and writes what it returns: numbers as scalars, strings as text."""
+        """Runs one evaluator and writes what it returns: numbers as scalars, strings as text, dicts as details."""
         with self.clock.pause():
             try:
                 found = evaluator.run(state)
@@ -80,12 +80,15 @@ class Numbers:
             except Exception as error:
                 error.add_note(f"while evaluator {name!r} ran at step {step}")
                 raise
-        scalars = {f"{name}/{k}": v for k, v in found.items() if not isinstance(v, str)}
+        scalars = {f"{name}/{k}": v for k, v in found.items() if not isinstance(v, str | dict)}
         texts = {f"{name}/{k}": v for k, v in found.items() if isinstance(v, str)}
+        details = {f"{name}/{k}": v for k, v in found.items() if isinstance(v, dict)}
         if scalars:
             self.writers.scalars(step, scalars)
         if texts:
             self.writers.text(step, texts)
+        if details:
+            self.writers.details(step, details)
         self._results.setdefault(step, {}).update(scalars)
         self._note_best(step, name, scalars)
 

@@ -48,6 +48,9 @@ class Writer:
             cut = text if len(text) <= self.max_characters else text[: self.max_characters] + " ..."
             self._print(f"step {step}  {name}:\n" + "\n".join(f"  | {_printable(line)}" for line in cut.split("\n")))
 
+    def details(self, step: int, found: Mapping[str, Mapping]) -> None:
+        """Nothing: a terminal is no place for matrices."""
+
     def progress(self, step: int, total: int, info: Mapping[str, float]) -> None:
         now, terminal = time.monotonic(), sys.stdout.isatty()
         wait = REDRAW_SECONDS if terminal else self.every_seconds

@@ -2,10 +2,12 @@
 
 import dataclasses
 import html
+import json
 import pathlib
 import uuid
 from collections.abc import Mapping
 
+from decoder_lab.core import writer
 from decoder_lab.core.errors import UserError
 
 FOLDER = "wandb"
@@ -34,7 +36,7 @@ class Writer:
             raise UserError('writer "wandb" needs the package wandb: pip install wandb. Or take it out of log.writers.') from None
         directory = pathlib.Path(self.directory).absolute()
         (directory / FOLDER).mkdir(parents=True, exist_ok=True)
-        self._html = wandb.Html
+        self._html, self._histogram = wandb.Html, wandb.Histogram
         self._run = wandb.init(
             dir=str(directory),
             project=self.project,
@@ -42,6 +44,7 @@ class Writer:
             id=_run_id(directory / FOLDER / "run_id", bool(self.resume_step)),
             resume="allow",
             mode=self.mode,
+            config=writer.hyperparameters(directory),
         )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -49,6 +52,14 @@ class Writer:
 
     def text(self, step: int, texts: Mapping[str, str]) -> None:
         self._run.log({name: self._html(f"<pre>{html.escape(text)}</pre>") for name, text in texts.items()}, step=step)
+
+    def details(self, step: int, found: Mapping[str, Mapping]) -> None:
+        for name, detail in found.items():
+            if detail["kind"] == "histograms":
+                groups = detail["groups"].items()
+                self._run.log({f"{name}/{g}": self._histogram(np_histogram=(b["counts"], b["edges"])) for g, b in groups}, step=step)
+            else:
+                self.text(step, {name: json.dumps(writer.plain(detail), ensure_ascii=False)})
 
     def progress(self, step: int, total: int, info: Mapping[str, float]) -> None:
         """Nothing: progress is for the terminal."""
