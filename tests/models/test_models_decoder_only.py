@@ -36,12 +36,17 @@ def made(flavour="learned", dtype=jnp.float32, **kw):
     return model, params
 
 
-def tokens(batch=2, length=T, seed=0):
+def tokens(batch=3, length=T, seed=0):
     return jnp.asarray(np.random.default_rng(seed).integers(0, V, (batch, length)), jnp.int32)
 
 
+@functools.cache
+def compiled(model):
+    return jax.jit(lambda params, x, kw: model.apply({"params": params}, x, **kw))
+
+
 def run(model, params, x, **kw):
-    return jax.jit(lambda params, x, kw: model.apply({"params": params}, x, **kw))(params, x, kw)
+    return compiled(model)(params, x, kw)
 
 
 @pytest.mark.parametrize(
@@ -107,10 +112,9 @@ def test_cached_equals_uncached_at_every_step(flavour):
     model, params = made(flavour)
     x = tokens()
     whole, _ = run(model, params, x)
-    step = jax.jit(lambda x, cache: model.apply({"params": params}, x, cache=cache))
-    cache, parts = model.init_cache(2, 16), []
-    for start, end in ((0, 4), (4, 5), (5, 6), (6, 7), (7, 10), (10, 11), (11, 12)):
-        logits, cache = step(x[:, start:end], cache)
+    cache, parts = model.init_cache(3, 16), []
+    for start, end in ((0, 4), (4, 5), (5, 6), (6, 7), (7, 11), (11, 12)):
+        logits, cache = run(model, params, x[:, start:end], cache=cache)
         parts.append(logits)
     np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, atol=2e-5, rtol=1e-5)
 
@@ -138,7 +142,7 @@ def test_left_padded_prompts_equal_single_ones(flavour):
         np.testing.assert_allclose(last[row, 0], single[row, T - 1 - pad], atol=2e-5, rtol=1e-5)
 
 
-PACKED = dict(positions_BT=jnp.asarray([[0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 0, 0]]), segments_BT=jnp.asarray([[1] * 5 + [2] * 4 + [0] * 3]))
+PACKED = dict(positions_BT=jnp.asarray([[*range(5), *range(5), 0, 0]]), segments_BT=jnp.asarray([[1] * 5 + [2] * 5 + [0] * 2]))
 
 
 @each_flavour
@@ -147,7 +151,7 @@ def test_packed_documents_equal_separate_ones(flavour):
     model, params = made(flavour)
     x = tokens(1)
     logits, _ = run(model, params, x, **PACKED)
-    for start, end in ((0, 5), (5, 9)):
+    for start, end in ((0, 5), (5, 10)):
         alone, _ = run(model, params, x[:, start:end])
         np.testing.assert_allclose(logits[:, start:end], alone, atol=2e-5, rtol=1e-5)
 
@@ -193,17 +197,21 @@ def test_scanned_layers_equal_unrolled_ones_from_the_first_value_on():
     np.testing.assert_allclose(run(scanned, stacked, tokens())[0], run(unrolled, params, tokens())[0], atol=2e-5)
 
 
+@functools.cache
+def gradients_under_dropout(scan, remat):
+    model, params = made(scan_layers=scan, dropout=0.3, attention_dropout=0.3)
+    model = model.clone(remat=remat)
+
+    def loss(params):
+        return model.apply({"params": params}, tokens(), deterministic=False, rngs={"dropout": jax.random.key(3)})[0].var()
+
+    return jax.jit(jax.grad(loss))(params)
+
+
 @pytest.mark.parametrize(("remat", "scan"), [("full", False), ("full", True), ("dots_no_batch", True)])
 def test_remat_changes_no_gradient_also_with_dropout(remat, scan):
-    def gradients(**kw):
-        model, params = made(scan_layers=scan, dropout=0.3, attention_dropout=0.3, **kw)
-
-        def loss(params):
-            return model.apply({"params": params}, tokens(), deterministic=False, rngs={"dropout": jax.random.key(3)})[0].var()
-
-        return jax.jit(jax.grad(loss))(params)
-
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradients(remat=remat), gradients())
+    plain, recomputed = gradients_under_dropout(scan, "none"), gradients_under_dropout(scan, remat)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), recomputed, plain)
 
 
 @pytest.mark.parametrize("scan", [False, True])

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,14 +23,15 @@ from decoder_lab.training import loop, resume
 STEPS = 20
 
 
-@pytest.fixture
-def text(tmp_path):
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
     rng = random.Random(0)
     words = ["".join(rng.choice("abcdefgh") for _ in range(rng.randint(1, 9))) for _ in range(50)]
     for name, lines in (("train", 120), ("val", 20)):
         documents = [" ".join(rng.choice(words) for _ in range(rng.randint(2, 30))) for _ in range(lines)]
-        (tmp_path / f"{name}.txt").write_text("\n\n".join(documents))
-    return tmp_path
+        (folder / f"{name}.txt").write_text("\n\n".join(documents))
+    return folder
 
 
 def make_config(text, **changes):
@@ -49,6 +51,14 @@ def make_config(text, **changes):
         log=dict(every="2", writers=dict(jsonl=dict(name="jsonl", kw={}))),
     )
     return config_lib.resolve({**delta, **changes})
+
+
+@pytest.fixture(scope="module")
+def whole(text, tmp_path_factory):
+    """The folder of a run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    assert train(make_config(text), workdir) == 0
+    return workdir
 
 
 def train(config, workdir):
@@ -95,22 +105,20 @@ def crash_at(monkeypatch, crash_step):
 
 
 @pytest.mark.parametrize("crash_step", [3, 13])
-def test_a_crash_loses_nothing(text, tmp_path, monkeypatch, crash_step):
+def test_a_crash_loses_nothing(text, whole, tmp_path, monkeypatch, crash_step):
     """Before the first checkpoint, and between two of them, with numbers already logged beyond the one that is resumed."""
     config = make_config(text)
-    assert train(config, tmp_path / "whole") == 0
     with monkeypatch.context() as patched:
         crash_at(patched, crash_step)
         with pytest.raises(Crash):
             train(config, tmp_path / "crashed")
     assert train(config, tmp_path / "crashed") == 0
-    assert_same_run(config, tmp_path / "whole", tmp_path / "crashed")
+    assert_same_run(config, whole, tmp_path / "crashed")
 
 
-def test_a_stop_signal_saves_and_goes_on(text, tmp_path, monkeypatch):
+def test_a_stop_signal_saves_and_goes_on(text, whole, tmp_path, monkeypatch):
     """SIGTERM finishes the step, saves, and ends with a code of its own; the same command goes on from there."""
     config = make_config(text)
-    assert train(config, tmp_path / "whole") == 0
     with monkeypatch.context() as patched:
         from decoder_lab.data import feed
 
@@ -126,13 +134,12 @@ def test_a_stop_signal_saves_and_goes_on(text, tmp_path, monkeypatch):
     _, _, step = final_state(config, tmp_path / "stopped")
     assert 5 < step < STEPS
     assert train(config, tmp_path / "stopped") == 0
-    assert_same_run(config, tmp_path / "whole", tmp_path / "stopped")
+    assert_same_run(config, whole, tmp_path / "stopped")
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over(text, tmp_path):
+def test_a_damaged_newest_checkpoint_is_passed_over(text, whole, tmp_path):
     config = make_config(text)
-    assert train(config, tmp_path / "whole") == 0
-    assert train(config, tmp_path / "damaged") == 0
+    shutil.copytree(whole, tmp_path / "damaged")
     newest = max((tmp_path / "damaged" / "checkpoints").iterdir())
     assert newest.is_dir() and newest.name.endswith(str(STEPS))
     for path in newest.rglob("*"):
@@ -142,7 +149,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(text, tmp_path):
     experiment = experiments.Experiment(config, tmp_path / "damaged", report=said.append)
     assert loop.train(experiment, tmp_path / "damaged") == 0
     assert any(str(STEPS) in line and "damaged" in line for line in said), said
-    assert_same_run(config, tmp_path / "whole", tmp_path / "damaged")
+    assert_same_run(config, whole, tmp_path / "damaged")
 
 
 def test_a_nonfinite_step_is_written_down_and_can_be_replayed(text, tmp_path):
@@ -161,39 +168,42 @@ def test_a_nonfinite_step_is_written_down_and_can_be_replayed(text, tmp_path):
 COMMAND = [sys.executable, "-m", "decoder_lab.main"]
 
 
-def run_command(text, workdir, environment):
+def run_command(text, workdir):
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[2])}
     arguments = [f"--config={text / 'config.py'}", f"--workdir={workdir}"]
     return subprocess.Popen(COMMAND + arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def kill_and_finish(text, tmp_path, kills, seed):
-    """Kills runs at random moments and starts them again until one ends; returns (config, folder of it, folder of an unkilled run)."""
+def steps_logged(workdir):
+    path = workdir / "metrics.jsonl"
+    return (
+        max((json.loads(line)["step"] for line in path.read_text().splitlines() if line.endswith("}")), default=0) if path.exists() else 0
+    )
+
+
+def kill_and_finish(text, workdir, kills, seed):
+    """Kills a run at random moments between its start and its last steps and starts it again, until it ends."""
     config = make_config(text)
     (text / "config.py").write_text(f"import json\ndef get_config():\n  return json.loads({config_lib.to_json(config)!r})\n")
-    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[2])}
-    whole = run_command(text, tmp_path / "whole", environment)
-    output = whole.communicate()[0]
-    assert whole.returncode == 0, output
-    started = time.monotonic()
-    again = run_command(text, tmp_path / "timed", environment)
-    again.communicate()
-    lasts, rng = time.monotonic() - started, random.Random(seed)
+    rng = random.Random(seed)
     for _ in range(kills):
-        process = run_command(text, tmp_path / "killed", environment)
-        time.sleep(rng.uniform(0.3, 1.0) * lasts)
+        process, step = run_command(text, workdir), rng.randint(0, STEPS - 4)
+        while steps_logged(workdir) < step and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 0.5))
         process.kill()
         process.communicate()
-    last = run_command(text, tmp_path / "killed", environment)
+    last = run_command(text, workdir)
     output = last.communicate()[0]
     assert last.returncode == 0, output
-    return config, tmp_path / "whole", tmp_path / "killed"
+    return config
 
 
-def test_kill_9(text, tmp_path):
+def test_kill_9(text, whole, tmp_path):
     """A process killed at a random moment, in a save or between two, and started again, ends as if nothing had happened."""
-    assert_same_run(*kill_and_finish(text, tmp_path, kills=2, seed=0))
+    assert_same_run(kill_and_finish(text, tmp_path / "killed", kills=2, seed=0), whole, tmp_path / "killed")
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments(text, tmp_path):
-    assert_same_run(*kill_and_finish(text, tmp_path, kills=20, seed=1))
+def test_twenty_kills_at_random_moments(text, whole, tmp_path):
+    assert_same_run(kill_and_finish(text, tmp_path / "killed", kills=20, seed=1), whole, tmp_path / "killed")
