@@ -11,7 +11,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("NPROC", str(2 * NUM_DEVICES))  # fewer host threads than this deadlock collectives on jax 0.10 and 0.11
 FLAGS = [f"--xla_force_host_platform_device_count={NUM_DEVICES}", "--xla_cpu_parallel_codegen_split_count=1"]
 if importlib.metadata.version("jaxlib") < "0.11":
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # with the line above compiling takes half the time; later versions end at an unknown flag
+    # with one code generator, compiling takes half the time; later versions know this flag no more, and end at unknown ones
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(tempfile.gettempdir()) / "decoder_lab_test_xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

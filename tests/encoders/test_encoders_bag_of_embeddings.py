@@ -26,8 +26,13 @@ def tokens(batch=2, length=7, seed=0):
     return np.random.default_rng(seed).integers(0, V, (batch, length), dtype=np.int32)
 
 
+@functools.cache
+def compiled(model):
+    return jax.jit(lambda p, x, s: model.apply({"params": p}, x, segments_BS=s))
+
+
 def run(model, params, x, segments=None):
-    return jax.jit(lambda p, x, s: model.apply({"params": p}, x, segments_BS=s))(params, x, segments)
+    return compiled(model)(params, x, segments)
 
 
 def test_the_mean_is_that_of_the_tokens_and_of_their_ngrams():

@@ -31,8 +31,13 @@ def tokens(batch=2, length=S, seed=0):
     return np.random.default_rng(seed).integers(0, V, (batch, length), dtype=np.int32)
 
 
+@functools.cache
+def compiled(model):
+    return jax.jit(lambda p, x, s, kw: model.apply({"params": p}, x, segments_BS=s, **kw))
+
+
 def run(model, params, x, segments=None, **kw):
-    return jax.jit(lambda p, x, s, kw: model.apply({"params": p}, x, segments_BS=s, **kw))(params, x, segments, kw)
+    return compiled(model)(params, x, segments, kw)
 
 
 @each_style

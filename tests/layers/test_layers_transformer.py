@@ -65,7 +65,7 @@ def test_order_of_norms_and_residuals(norm_position, parallel):
 
 
 class Wide(nn.Module):
-    """An MLP with a large hidden layer, to be recomputed or kept; its inputs stay where tanh is not flat, so that rounding stays rounding."""
+    """An MLP with a large hidden layer, to be recomputed or kept; inputs stay where tanh is not flat and rounding stays rounding."""
 
     @nn.compact
     def __call__(self, x):

@@ -176,9 +176,8 @@ def run_command(text, workdir):
 
 def steps_logged(workdir):
     path = workdir / "metrics.jsonl"
-    return (
-        max((json.loads(line)["step"] for line in path.read_text().splitlines() if line.endswith("}")), default=0) if path.exists() else 0
-    )
+    lines = path.read_text().splitlines() if path.exists() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
 
 
 def kill_and_finish(text, workdir, kills, seed):
