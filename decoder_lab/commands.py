@@ -1,19 +1,21 @@
 """What each --mode of the program does. JAX is imported inside, once the config and the flags are known to be sane."""
 
 import argparse
+import contextlib
 import dataclasses
-import functools
 import json
 import pathlib
-import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from decoder_lab.core import config as config_lib
-from decoder_lab.core import runtime
+from decoder_lab.core import lock, lookup, runtime, writer
 from decoder_lab.core.errors import UserError
+from decoder_lab.parallel import places, processes
 from decoder_lab.serving.generate import Options
+from decoder_lab.training import folder
 
 PART_OF_A_RUN = (
     "model.",
@@ -29,6 +31,7 @@ PART_OF_A_RUN = (
 WRITES = ("num_tokens", "beam_size", "length_penalty", "length_norm", "coverage_penalty", "min_tokens", "checkpoint")
 
 
+DETAILS = "evaluation_details.json"  # matrices and the like of all `--mode=evaluate`, the latest of each name
 NAMES = {"import": "import_weights"}  # modes whose name is a word of Python's own
 
 
@@ -62,22 +65,49 @@ def train(config: Any, flags: argparse.Namespace) -> int:
     """Trains, or goes on with, the run in the workdir; draws its curves at the end."""
     if flags.workdir is None:
         raise UserError("--workdir: say where the run shall live, such as --workdir=runs/first.")
-    _refuse_other_config(config, flags)
-    with runtime.RunLock(flags.workdir):
+    with contextlib.ExitStack() as held:
+        report = _join(config, flags)
+        if processes.first():  # what it refuses, all refuse: they end with it
+            folder.refuse_other_config(config, flags.workdir, flags.allow_changes)
+            held.enter_context(lock.RunLock(flags.workdir))
+            folder.make_ready(flags.workdir)
+        folder.meet_in(flags.workdir)
         runtime.prepare(config.dtype)
         from decoder_lab.training import experiment as experiments
-        from decoder_lab.training import loop
+        from decoder_lab.training import loop, plan
 
-        if not _has_checkpoint(flags.workdir):
-            for made in ("tokenizer", "source_tokenizer"):  # nothing depends on them yet, and the config may have changed
-                shutil.rmtree(flags.workdir / made, ignore_errors=True)
-            (flags.workdir / "task.json").unlink(missing_ok=True)
-        record = functools.partial(runtime.begin, flags.workdir, config_lib.to_json(config), config_lib.digest(config), sys.argv)
-        code = loop.train(experiments.Experiment(config, flags.workdir), flags.workdir, on_start=record)
-        _draw(config, flags.workdir)
+        def record() -> None:
+            if processes.first():
+                runtime.begin(flags.workdir, config_lib.to_json(config), config_lib.digest(config), sys.argv)
+
+        experiment = experiments.Experiment(config, flags.workdir, report)
+        with plan.explaining(experiment):
+            code = loop.train(experiment, flags.workdir, on_start=record, patience=_patience(flags))
+        if processes.first():
+            _draw(config, flags.workdir)
+            runtime.end(flags.workdir, code)
         if code == 0:
-            print(f"next: python -m decoder_lab.main --workdir={flags.workdir} {_next_mode(config)}")
+            report(f"next: python -m decoder_lab.main --workdir={flags.workdir} {_next_mode(config)}")
         return code
+
+
+def _join(config: Any, flags: argparse.Namespace) -> Callable[[str], None]:
+    """Starts this process as one of those of --distributed, if there are several; returns what takes news for the user."""
+    place = places.find(flags.distributed)
+    processes.start(place, flags.patience or processes.PATIENCE_SECONDS)
+    processes.agree("config", config_lib.digest(config))
+    return processes.news()
+
+
+def _alone(flags: argparse.Namespace) -> None:
+    """Errors: UserError where this process is one of several."""
+    if place := places.find(flags.distributed):
+        raise UserError(f"--mode={flags.mode} is for one process, and {place.count} were started: start one, or give --distributed=off.")
+
+
+def _patience(flags: argparse.Namespace) -> float | None:
+    """Returns the seconds that a step may take: without the flag no limit for one process, which is not waited for by others."""
+    return flags.patience or (processes.PATIENCE_SECONDS if processes.count() > 1 else None)
 
 
 def merge(config: Any, flags: argparse.Namespace) -> int:
@@ -93,7 +123,7 @@ def merge(config: Any, flags: argparse.Namespace) -> int:
     def record(plain: Any) -> None:
         runtime.begin(workdir, config_lib.to_json(plain), config_lib.digest(plain), sys.argv)
 
-    with runtime.RunLock(workdir):
+    with lock.RunLock(workdir):
         step = merged.write(experiment, flags.checkpoint or "best", workdir, record)
     print(f"step {step} of {flags.workdir} merged into {workdir}")
     print(f"next: python -m decoder_lab.main --workdir={workdir} {_next_mode(config)}")
@@ -102,8 +132,6 @@ def merge(config: Any, flags: argparse.Namespace) -> int:
 
 def _next_mode(config: Any) -> str:
     """Returns the flags of what a trained model of this config is for."""
-    from decoder_lab.core import lookup
-
     if hasattr(_task_class(config), "predict"):
         return "--mode=predict --input=FILE"
     if hasattr(lookup.find("model", config.model.name), "init_cache"):
@@ -113,8 +141,6 @@ def _next_mode(config: Any) -> str:
 
 def _task_class(config: Any) -> Any:
     """Returns the class of the config's task, of one that wraps another that of the other."""
-    from decoder_lab.core import lookup
-
     plugin = config.task
     while "task" in lookup.fields("task", plugin.name):
         plugin = plugin.kw.task
@@ -134,29 +160,13 @@ def _draw(config: Any, workdir: pathlib.Path) -> None:
         print(f"range test: {picture}; suggested peak: --config.lr={lr:.2g}")
 
 
-def _refuse_other_config(config: Any, flags: argparse.Namespace) -> None:
-    saved = flags.workdir / "config.json"
-    if not saved.is_file() or not _has_checkpoint(flags.workdir):
-        return
-    changed = config_lib.differences(config_lib.from_json(saved.read_text()), config)
-    if changed and flags.allow_changes:
-        print("\n".join(["going on with changed settings:", *(f"  - {c}" for c in changed)]))
-    elif changed:
-        lines = [f"{flags.workdir} was begun with another config:", *(f"  - {c}" for c in changed)]
-        raise UserError("\n".join([*lines, "Use another --workdir, or --allow_changes to go on with the new settings."]))
-
-
-def _has_checkpoint(workdir: pathlib.Path) -> bool:
-    folder = workdir / "checkpoints"
-    return folder.is_dir() and any(p.name.isdecimal() for p in folder.iterdir())
-
-
 def evaluate(config: Any, flags: argparse.Namespace) -> int:
     """Evaluates a checkpoint of a run: with the run's own evaluators, with those of --evaluator, or by one whole pass over --split."""
     if flags.split and flags.evaluator:
-        raise UserError("--evaluator has a split of its own: leave --split out.")
+        raise UserError("--evaluator: such a one has a split of its own; leave --split out.")
     for name in flags.evaluator:
         lookup.fields("evaluator", name)  # an unknown one is said before anything is loaded
+    report = _join(config, flags)
     experiment = _open_run(config, flags)
     from decoder_lab.evaluators import mean
     from decoder_lab.training import experiment as experiments
@@ -169,12 +179,20 @@ def evaluate(config: Any, flags: argparse.Namespace) -> int:
         chosen = {name: lookup.make("evaluator", dict(name=name, kw={}), context=context) for name in flags.evaluator}
     else:
         chosen = {name: evaluator for name, (evaluator, _) in experiments.make_evaluators(experiment).items()}
-    step, results = loop.evaluate(experiment, resume.make_saver(config, flags.workdir, print), resume.which(flags.checkpoint), chosen)
+    step, results = loop.evaluate(experiment, resume.make_saver(config, flags.workdir, report), resume.which(flags.checkpoint), chosen)
+    if not processes.first():
+        return 0
     for name, value in results.items():
         if not isinstance(value, dict):
             print(f"{name}:\n{value}" if isinstance(value, str) else f"{name} = {value:.6g}")
     record = flags.workdir / "evaluation.json"
-    evaluations.write(record, {"step": step, "checkpoint": flags.checkpoint, **results})
+    plain = {name: value for name, value in results.items() if not isinstance(value, dict)}
+    record.write_text(json.dumps(writer.plain({"step": step, "checkpoint": flags.checkpoint, **plain}), indent=2) + "\n")
+    if details := {name: {"step": step, "detail": value} for name, value in results.items() if isinstance(value, dict)}:
+        kept = flags.workdir / DETAILS
+        before = json.loads(kept.read_text()) if kept.is_file() else {}
+        kept.write_text(json.dumps(writer.plain(before | details)) + "\n")
+        record = f"{record} and {kept}"
     print(f"written to {record}")
     return 0
 
@@ -270,6 +288,9 @@ def attention(config: Any, flags: argparse.Namespace) -> int:
     stem = stem.with_suffix("") if stem.suffix in (".png", ".html") else stem
     tokens = (found.layers, found.rows, found.columns)
     title = f"{flags.workdir.resolve().name}, step {step}: {found.text[:100]}"
+    record = {"kind": "attention", "step": step, "text": found.text, "rows": found.rows, "columns": found.columns}
+    heads = [{"name": name, "heads": [[[round(float(x), 4) for x in row] for row in head] for head in w]} for name, w in found.layers]
+    (flags.workdir / "attention.json").write_text(json.dumps({**record, "layers": heads}, ensure_ascii=False), encoding="utf-8")
     picture = pictures.png(*tokens, stem.with_name(stem.name + ".png"), flags.layer)
     page = pictures.page(*tokens, stem.with_name(stem.name + ".html"), title, flags.layer)
     print(f"{found.text}\nattention: {picture} (one layer), {page} (all layers and heads)")
@@ -287,7 +308,7 @@ def import_weights(config: Any, flags: argparse.Namespace) -> int:
     from decoder_lab.training import experiment as experiments
     from decoder_lab.training import weights
 
-    with runtime.RunLock(flags.workdir):
+    with lock.RunLock(flags.workdir):
         weights.import_run(experiments.Experiment(config, flags.workdir), Directory(flags.huggingface))
         runtime.begin(flags.workdir, config_lib.to_json(config), config_lib.digest(config), sys.argv)
     print(f"next: python -m decoder_lab.main --workdir={flags.workdir} {_next_mode(config)}")
@@ -314,6 +335,26 @@ def export(config: Any, flags: argparse.Namespace) -> int:
     else:
         weights.export_run(experiment, params, output, flags.family)
     return 0
+
+
+def plan(config: Any, flags: argparse.Namespace) -> int:
+    """Says whether a run fits, and how fast it can be; where it does not, what would make it fit. Exit code 1: nothing was found."""
+    from decoder_lab.parallel import topology as topologies
+
+    _alone(flags)
+    topology = topologies.parse(flags.topology) if flags.topology else None
+    if topology:
+        topologies.prepare(topology)
+    runtime.prepare(config.dtype)
+    from decoder_lab.training import plan as plans
+
+    where = topology.text if topology else runtime.device_summary()
+    planner = plans.Planner(topologies.target(topology), flags.vocab_size, flags.workdir, print)
+    found, changes = planner.run(config, where)
+    if flags.output:
+        plans.record(pathlib.Path(flags.output), found, {"where": where, "changes": changes})
+        print(f"written to {flags.output}")
+    return 0 if found.fits else 1
 
 
 def plot_schedule(config: Any, flags: argparse.Namespace) -> int:
@@ -350,7 +391,9 @@ def _open_run(config: Any, flags: argparse.Namespace) -> Any:
     if wrong := [line for line in changed if line.startswith(PART_OF_A_RUN)]:
         lines = [f"{flags.workdir} was trained with another config:", *(f"  - {line}" for line in wrong)]
         raise UserError("\n".join([*lines, "Leave these settings out: the run knows its own."]))
+    if flags.mode != "evaluate":
+        _alone(flags)
     runtime.prepare(config.dtype)
     from decoder_lab.training import experiment as experiments
 
-    return experiments.Experiment(config, flags.workdir, report=lambda line: print(line, file=sys.stderr))
+    return experiments.Experiment(config, flags.workdir, processes.news(lambda line: print(line, file=sys.stderr)))

@@ -20,6 +20,7 @@ from decoder_lab.core import config as config_lib
 from decoder_lab.core import fields
 from decoder_lab.core.errors import UserError, nearest
 from decoder_lab.decoding.settings import Sampling
+from decoder_lab.parallel import places, processes
 from decoder_lab.serving.generate import Options
 
 MODES = {
@@ -31,6 +32,7 @@ MODES = {
     "import": "make a run of a model's directory of Hugging Face (--huggingface), to generate with, evaluate or begin from",
     "export": "write a run's model for others (--format, --output): a directory for transformers, or compiled functions",
     "merge": "make an ordinary run of an adapted one: its adapter merged into the weights, in the folder --output",
+    "plan": "say whether a run fits its devices, or those of --topology, and how fast it can be, before anything is run",
     "plot_schedule": "draw the learning rate of a config before anything is run",
     "replay": "run the step again that stopped a run by a non-finite loss or gradient",
 }
@@ -61,7 +63,17 @@ def parser() -> argparse.ArgumentParser:
         "--allow_changes", action="store_true", help="go on in a workdir although the config differs from the one it was begun with"
     )
     made.add_argument("--split", default="", help="evaluate: only this split, whole, with the task's own metrics")
+    made.add_argument(
+        "--evaluator", action="append", default=[], metavar="NAME", help="evaluate: this evaluator instead of the run's own (several times)"
+    )
     made.add_argument("--version", action="version", version=__version__)
+    group = made.add_argument_group("plan")
+    group.add_argument(
+        "--topology", default="", help="devices that need not be there: v5e:16x16, v5p:4x4x8*2 (two slices), h100x8 (default: those here)"
+    )
+    group.add_argument(
+        "--vocab_size", type=int, default=0, help="plan without data, for a vocabulary of this size (default: 0, the run's own tokenizer)"
+    )
     group = made.add_argument_group("predict and attention")
     group.add_argument("--input", default="", metavar="FILE", help="predict: JSON lines (.jsonl) or a text a line; - is standard input")
     group.add_argument(
@@ -76,11 +88,29 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--huggingface", type=pathlib.Path, metavar="DIR", help="import: the directory, with config.json and safetensors")
     group.add_argument("--format", default="huggingface", help=f"export: one of {', '.join(FORMATS)} (default: huggingface), to --output")
     group.add_argument("--family", default="", help="export: the model_type to write (default: the first that has all of the model)")
+    _add_processes(made.add_argument_group("several processes (train and evaluate)"))
     group = made.add_argument_group("generate (--checkpoint for all that read a run; beam, num_tokens for predict, prompt for attention)")
     helps = _attribute_docs(Options) | _attribute_docs(Sampling)  # Options refers to Sampling for its fields
     for field in dataclasses.fields(Options):
         _add_option(group, field, helps.get(field.name, ""))
     return made
+
+
+def _add_processes(group) -> None:
+    group.add_argument(
+        "--distributed",
+        default="auto",
+        metavar="WHERE",
+        help=f"where to learn who is who: {places.SETTING} (default: auto, what the environment says)",
+    )
+    group.add_argument(
+        "--patience",
+        type=float,
+        default=None,
+        metavar="SECONDS",
+        help="how long to wait for others, at the start or in a step, before the run ends with exit code 75, to be started again "
+        f"(default: {processes.PATIENCE_SECONDS:g} where there are several, else no limit)",
+    )
 
 
 def _attribute_docs(cls: type) -> dict[str, str]:
@@ -142,10 +172,15 @@ def main(argv: list[str]) -> int:
 
 
 def entry_point() -> None:
-    """Runs `main`; an error that the user can act on is printed without a traceback and ends with exit code 2."""
+    """Runs `main`; an error that the user can act on is printed without a traceback and ends with exit code 2.
+
+    With several processes all of them end when one does, with its exit code.
+    """
+    code, said = 1, ""
     try:
         code = main(sys.argv[1:])
     except UserError as error:
+        said = str(error)
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
@@ -154,6 +189,8 @@ def entry_point() -> None:
     except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
         sys.stdout = open(os.devnull, "w")
         code = 0
+    finally:
+        processes.leave(code, said)
     sys.exit(code)
 
 

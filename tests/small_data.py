@@ -177,6 +177,8 @@ MAKERS = {
     "experiments/finetune/instruction.py": _instruction,
     "experiments/pretrain/shakespeare_char.py": _shakespeare,
     "experiments/finetune/shakespeare.py": _shakespeare,
+    "experiments/finetune/domain.py": _shakespeare,
+    "experiments/finetune/minilm.py": _sst2,
     "experiments/classification/agnews.py": _agnews,
     "experiments/classification/banking77.py": _banking77,
     "experiments/classification/chnsenticorp.py": _chnsenticorp,
@@ -196,3 +198,5 @@ MAKERS = {
     "experiments/dialogue/sgd.py": _sgd,
     "experiments/data_to_text/e2e.py": _e2e,
 }
+# what else is said of them, such as weights that need not be installed here
+ARGUMENTS = {"experiments/finetune/minilm.py": "weights=nowhere"}

@@ -101,6 +101,7 @@ def test_attention_draws_the_alignment_of_a_given_or_a_written_target(workdir, t
     assert len(rows) == 4 and all(abs(sum(row) - 1) < 1e-2 for row in rows) and (tmp_path / "x.png").is_file()
     run("--mode=attention", f"--workdir={workdir}", "--prompt=3 4")
     assert (workdir / "attention.png").is_file() and (workdir / "attention.html").is_file()
+    assert json.loads((workdir / "attention.json").read_text())["columns"] == ["3", "4", "⟨eos⟩"]  # what the report shows
     monkeypatch.setattr(resume, "inference_params", lambda *_: pytest.fail("a model was loaded before the flags were looked at"))
     for flags, said in [
         (("--prompt=3 4", "--layer=5"), "--layer: got 5, there are"),
@@ -109,3 +110,18 @@ def test_attention_draws_the_alignment_of_a_given_or_a_written_target(workdir, t
     ]:
         with pytest.raises(UserError, match=said):
             run("--mode=attention", f"--workdir={workdir}", *flags)
+
+
+def test_an_evaluator_by_name_looks_into_a_checkpoint(workdir, capsys):
+    """Its numbers go into evaluation.json, its details beside those of other evaluators."""
+    (workdir / commands.DETAILS).write_text(json.dumps({"old/x": {"step": 1, "detail": {"kind": "norms"}}}))
+    run("--mode=evaluate", f"--workdir={workdir}", "--evaluator=token_loss")
+    found = json.loads((workdir / commands.DETAILS).read_text())
+    assert found.keys() == {"old/x", "token_loss/texts"} and found["token_loss/texts"]["step"] == 2
+    text = found["token_loss/texts"]["detail"]["texts"][0]
+    assert text["tokens"][-1] == "⟨eos⟩" and len(text["tokens"]) == len(text["losses"]) and min(text["losses"]) > 0
+    assert json.loads((workdir / "evaluation.json").read_text()) == {"step": 2, "checkpoint": "best"}
+    with pytest.raises(UserError, match='Did you mean "token_loss"'):
+        run("--mode=evaluate", f"--workdir={workdir}", "--evaluator=token_lost")
+    with pytest.raises(UserError, match="leave --split out"):
+        run("--mode=evaluate", f"--workdir={workdir}", "--evaluator=token_loss", "--split=test")

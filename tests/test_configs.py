@@ -70,6 +70,7 @@ def load(tmp_path_factory):
         folder = tmp_path_factory.mktemp("data")
         small_data.MAKERS.get(path, lambda folder: None)(folder)
         arguments = [f"data={folder}"] if path in small_data.MAKERS else []
+        arguments += [small_data.ARGUMENTS[path]] if path in small_data.ARGUMENTS else []
         config = config_lib.load(f"{path}:{','.join(arguments)}".rstrip(":"))
         return config, small_config.small(config, folder)
 

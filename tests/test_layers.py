@@ -13,7 +13,7 @@ FLOORS = {
     "metrics": 1,
     "layers": 2,
     "optim": 2,
-    "parallel": 2,
+    "parallel": 3,
     "data": 2,
     "adapters": 3,
     "encoders": 3,
@@ -30,6 +30,8 @@ FLOORS = {
     "commands": 8,
     "main": 9,
     "benchmark": 9,
+    "sweep": 9,
+    "compare": 9,
 }
 HEAVY = {"tensorflow", "torch", "clu"}
 

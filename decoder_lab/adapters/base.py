@@ -9,7 +9,7 @@ returns. A leaf that is not there does nothing: the same adapted model computes 
 import dataclasses
 import zlib
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -36,6 +36,7 @@ class Adapter:
     also_train: tuple[str, ...] = ()
 
     lengthens = 0  # entries that it puts before each text
+    undecayed: ClassVar[tuple[str, ...]] = ()  # regexes of what it adds that weight decay, towards zero, would undo
 
     def added(self, places: dict[str, Place], params: Any, key: jax.Array) -> dict[str, jax.Array]:
         """Returns {path: initial value} of what it adds to the model's own `params`. Errors: UserError where there is no place."""

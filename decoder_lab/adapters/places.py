@@ -13,6 +13,7 @@ from decoder_lab.layers.convolution import Convolution, GatedConvolution
 from decoder_lab.layers.cross_attention import CrossAttention
 from decoder_lab.layers.embedding import Embedding
 from decoder_lab.layers.linear import Linear
+from decoder_lab.layers.mixture_of_experts import MixtureOfExperts
 from decoder_lab.layers.mlp import Mlp
 from decoder_lab.layers.recurrent import Output, Starts
 
@@ -34,6 +35,7 @@ CLASSES: dict[type, Kind] = {
     Attention: "attention",
     CrossAttention: "cross_attention",
     Mlp: "mlp",
+    MixtureOfExperts: "mlp",
     Output: "recurrent",
     Starts: "states",
     GatedConvolution: "gated_convolution",

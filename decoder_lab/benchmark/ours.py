@@ -9,7 +9,7 @@ import numpy as np
 from decoder_lab.benchmark import protocol
 from decoder_lab.benchmark.shapes import SHAPES
 from decoder_lab.core import config as config_lib
-from decoder_lab.core import lookup, runtime
+from decoder_lab.core import lookup, runtime, tree
 from decoder_lab.decoding.generate import Generator
 from decoder_lab.decoding.settings import Beam, Sampling
 from decoder_lab.layers import transformer
@@ -46,7 +46,7 @@ def _trained(size: str, dtype: str, adapter: dict | None) -> Callable[[int], flo
     metrics_fn = lambda params, batch, key: task.metrics(adaptation.model, params, batch, rng=key)  # noqa: E731
     step = steps.make_train_step(metrics_fn, optimizer, lr_fn, accumulate=1, ema=0.0, on_nonfinite="stop")
     step = jax.jit(step, donate_argnums=0)
-    state = [steps.init_state(params, optimizer, 0, False).replace(frozen=frozen)]
+    state = [tree.unshared(steps.init_state(params, optimizer, 0, False).replace(frozen=frozen))]
     del params, frozen  # or they would stay beside what the first step makes of them
 
     def run(count: int) -> float:

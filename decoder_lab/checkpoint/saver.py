@@ -3,6 +3,9 @@
 `save` returns as soon as the arrays are copied; the rest happens behind the training step. The newest `keep` checkpoints and the
 `keep_best` best ones stay. Every byte of a checkpoint is checked before it is restored: a damaged one is reported in one line and the one
 before it is used.
+
+With several processes all of them call everything here together. Each writes what it holds; process 0 decides what is there, what stays and
+what is dropped, and an error of one is an error of all: no process goes on as if a save had succeeded that failed elsewhere.
 """
 
 import concurrent.futures
@@ -16,16 +19,17 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from decoder_lab.checkpoint import snapshot
+from decoder_lab.checkpoint import snapshot, together
 from decoder_lab.checkpoint.shelf import Shelf
 from decoder_lab.core import tree
 from decoder_lab.core.errors import UserError
+from decoder_lab.parallel import processes
 
 MOST_ERROR_CHARACTERS = 300  # Orbax repeats long paths several times
 
 
 class Saver:
-    """The checkpoints of one directory. One process writes; any number may read.
+    """The checkpoints of one directory. One run writes; any number may read.
 
     Args:
       directory: made by the first save.
@@ -47,6 +51,7 @@ class Saver:
         self.directory = pathlib.Path(directory).absolute()
         self.report = report
         self.blocked_seconds = 0.0  # how long all calls of `save` and `wait` have held up their caller
+        self.saves = 0  # how many were begun
         self._shelf = Shelf(self.directory, keep, keep_best, metric, mode, report)
         self._executor = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: concurrent.futures.Future | None = None
@@ -76,6 +81,7 @@ class Saver:
         self._join()
         if step not in self._own:
             self._refuse_to_mix(step)
+            self.saves += 1
             self._start(step, state, meta, {name: float(value) for name, value in (metrics or {}).items()})
         blocked = time.perf_counter() - began
         self.blocked_seconds += blocked
@@ -148,42 +154,41 @@ class Saver:
     def _start(self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float]) -> None:
         temporary = self._shelf.temporary(step)
         self._failure = None
+        if problem := together.make_room(self._shelf, temporary):
+            self._fail(step, problem)
+            return
+        arrays = snapshot.arrays_of(state)
+        forms = {path: snapshot.form(a) for path, a in arrays.items()}
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._shelf.sweep()
-            arrays = snapshot.arrays_of(state)
-            forms = {path: snapshot.form(a) for path, a in arrays.items()}
             response = snapshot.start(temporary, arrays)
         except (OSError, ValueError) as error:  # Orbax wraps a full disk in a ValueError
-            self._fail(step, error)
-            return
+            response = concurrent.futures.Future()
+            response.set_exception(error)
         about = dict(step=step, metrics=metrics, meta=meta)
         self._writing = self._executor.submit(self._finish, response, step, temporary, forms, about)
 
     def _finish(self, response: Any, step: int, temporary: pathlib.Path, forms: dict[str, Any], about: dict[str, Any]) -> None:
-        try:
-            response.result()
-            if step in self.steps():
-                self._shelf.drop(step)
-            snapshot.seal(temporary, self._shelf.path(step), forms, **about)
+        """In the background."""
+        problem = together.complete(self._shelf, response, step, temporary, forms, about)
+        if not problem:
             self._own.add(step)
-            self._shelf.retain(step)
-        except Exception as error:
-            self._fail(step, error)
-            raise
+            problem = together.keep(self._shelf, step)
+        if problem:
+            self._fail(step, problem)
 
-    def _fail(self, step: int, error: Exception) -> None:
-        what = str(error)[:MOST_ERROR_CHARACTERS]
+    def _fail(self, step: int, problem: str) -> None:
         self._failure = UserError(
-            f"checkpoint {step} in {self.directory} could not be saved: {what}. Is the disk full? Older checkpoints are intact."
+            f"checkpoint {step} in {self.directory} could not be saved: {problem[:MOST_ERROR_CHARACTERS]}. Is the disk full? "
+            "Older checkpoints are intact."
         )
-        self._failure.__cause__ = error
-        shutil.rmtree(self._shelf.temporary(step), ignore_errors=True)
-        self.report(str(self._failure))
+        if processes.first():
+            shutil.rmtree(self._shelf.temporary(step), ignore_errors=True)
+            self.report(str(self._failure))
 
     def _refuse_to_mix(self, step: int) -> None:
         """A run that starts anew among another run's checkpoints would later be resumed from the other's, or drop them."""
-        if (others := [s for s in self.steps() if s != step]) and not self._own:
+        others = [] if self._own else [s for s in processes.share("checkpoints there", self.steps()) if s != step]
+        if others:
             raise UserError(
                 f"{self.directory} holds checkpoints (steps {others}) that this run did not restore; step {step} may not be saved among "
                 "them. Resume from them, or use another workdir."
@@ -200,14 +205,15 @@ class Saver:
     def _choose(self, step: int | str | None) -> tuple[int, dict[str, Any]]:
         """Returns (step, record) of the first intact one of those that `step` stands for."""
         self._join()
-        candidates = self._shelf.candidates("latest" if step is None else step)
+        step = "latest" if step is None else step
+        candidates = processes.share("checkpoints", self._shelf.candidates(step) if processes.first() else None)
         for candidate in candidates:
-            try:
-                return candidate, snapshot.check(self._shelf.path(candidate))
-            except snapshot.Damaged as damage:
-                self._shelf.damaged.add(candidate)
-                rest = "" if candidate == candidates[-1] else "; using the one before it"
-                self.report(f"checkpoint {candidate} in {self.directory} is damaged: {damage}{rest}")
+            record, damage = together.check(self._shelf.path(candidate))
+            if not damage:
+                return candidate, record
+            self._shelf.damaged.add(candidate)
+            rest = "" if candidate == candidates[-1] else "; using the one before it"
+            self.report(f"checkpoint {candidate} in {self.directory} is damaged: {damage}{rest}")
         raise UserError(
             f"{self.directory}: of the checkpoints {sorted(candidates)} none is intact. Name another step, bring them back from a copy, or "
             "start again in another workdir."

@@ -4,13 +4,15 @@
     200/checkpoint.json    step, metrics, meta, each array's dtype and shape, each file's size and CRC-32, its own CRC-32
 
 A checkpoint is written under a temporary name. When Orbax has finished, every file is flushed to the disk, the record is written last, and
-the directory gets its real name by one rename: a kill or a full disk at any moment leaves the temporary name, which nobody reads.
+the directory gets its real name by one rename: a kill or a full disk at any moment leaves the temporary name, which nobody reads. Of
+several processes each writes the pieces of arrays that it holds, and flushes and sums up the files that it wrote; process 0 the record.
 """
 
 import json
 import math
 import os
 import pathlib
+import re
 import zlib
 from typing import Any
 
@@ -41,17 +43,26 @@ def start(directory: pathlib.Path, arrays: dict[str, Any]) -> Any:
     """
     from orbax.checkpoint import v1 as ocp
 
-    directory.mkdir(parents=True)
     stored = {path: np.array(a) if isinstance(a, np.ndarray) else a for path, a in arrays.items() if a.size}  # Orbax refuses empty arrays
     return ocp.save_async(directory / ARRAYS, tree.nest(stored or {"none": np.zeros(1)}))
 
 
-def seal(directory: pathlib.Path, final: pathlib.Path, arrays: dict[str, tuple[str, list[int]]], **about: Any) -> None:
-    """Makes everything durable, writes the record and gives the checkpoint its real name. `arrays` is {path: (dtype, shape)}."""
+def flush(directory: pathlib.Path, process: int = 0, count: int = 1) -> dict[str, list[int]]:
+    """Makes the files durable that this one of `count` processes wrote; returns {name: [size, CRC-32]} of them."""
     files = {}
     for path in sorted(p for p in directory.rglob("*") if p.is_file()):
-        files[path.relative_to(directory).as_posix()] = [path.stat().st_size, _checksum(path)]
-        _flush_to_disk(path)
+        name = path.relative_to(directory).as_posix()
+        writer = int(found[1]) if (found := re.search(r"process_(\d+)", name)) else 0
+        if (writer if writer < count else 0) == process:
+            files[name] = [path.stat().st_size, _checksum(path)]
+            _flush_to_disk(path)
+    return files
+
+
+def seal(
+    directory: pathlib.Path, final: pathlib.Path, arrays: dict[str, tuple[str, list[int]]], files: dict[str, list[int]], **about: Any
+) -> None:
+    """Writes the record and gives the checkpoint its real name. `arrays` is {path: (dtype, shape)}, `files` what `flush` returned."""
     record = dict(format=FORMAT, **about, arrays=arrays, files=files)
     with open(directory / RECORD, "w", encoding="utf-8") as f:
         json.dump(record | {"checksum": _record_checksum(record)}, f)
@@ -78,10 +89,10 @@ def read_record(directory: pathlib.Path) -> dict[str, Any]:
     return record
 
 
-def check(directory: pathlib.Path) -> dict[str, Any]:
-    """Returns the record after comparing every file with it, byte by byte. Errors: Damaged."""
+def check(directory: pathlib.Path, process: int = 0, count: int = 1) -> dict[str, Any]:
+    """Returns the record after comparing every file with it, byte by byte, or one in `count` of them. Errors: Damaged."""
     record = read_record(directory)
-    for name, (size, checksum) in record["files"].items():
+    for name, (size, checksum) in list(record["files"].items())[process::count]:
         path = directory / name
         try:
             got = path.stat().st_size

@@ -1,5 +1,7 @@
 """How fast a run is: steps and tokens a second, model FLOPs utilisation (MFU), time left. Only training counts, no compiling or evaluating.
 
+And where its time goes: a step waits for data, waits for the device, or the host works.
+
 MFU is the FLOPs that the model needs (no recomputation) over those that the devices could do. Peaks are the makers' dense bf16 figures,
 whatever dtype is used; of a device that is not in the table, such as a CPU, the model's FLOP/s are given instead.
 """
@@ -7,41 +9,15 @@ whatever dtype is used; of a device that is not in the table, such as a CPU, the
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Literal
 
-# part of jax's device_kind -> dense bf16 FLOP/s of one such device, from NVIDIA's and Google's data sheets. The first match counts.
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,  # v5p
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "GB200": 2500e12,
-    "B200": 2250e12,
-    "H200": 989.4e12,
-    "GH200": 989.4e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989.4e12,
-    "H800": 989.4e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "L4": 121e12,
-    "A10G": 70e12,
-    "A10": 125e12,
-    "RTX 4090": 165.2e12,
-    "RTX 3090": 71e12,
-}
+from decoder_lab.core import chips
 
 
 def peak_flops(device_kind: str, num_devices: int) -> float | None:
     """Returns the FLOP/s of all devices together by their data sheet, None for a device that is not in the table."""
-    for part, flops in PEAK_FLOPS.items():
-        if part.lower() in device_kind.lower():
-            return flops * num_devices
-    return None
+    chip = chips.find(device_kind)
+    return chip and chip.flops * num_devices
 
 
 class Clock:
@@ -68,11 +44,14 @@ class Clock:
         self._began: float | None = None
         self._steps = 0
         self._mark: tuple[int, float] = (0, 0.0)  # steps and training seconds at the last `scalars`
+        self._waited = {"data": 0.0, "device": 0.0}
+        self._spent: tuple[float, float, float] = (0.0, 0.0, 0.0)  # at the last `spent`
 
     def step(self) -> None:
         """Says that one more step is done."""
         if self._began is None:
             self._began, self.paused_seconds = self._now(), 0.0
+            self._waited = dict.fromkeys(self._waited, 0.0)
         else:
             self._steps += 1
 
@@ -84,6 +63,29 @@ class Clock:
             yield
         finally:
             self.paused_seconds += self._now() - began
+
+    @contextlib.contextmanager
+    def waiting(self, what: Literal["data", "device"]) -> Iterator[None]:
+        """What happens inside is waiting; what is neither this nor `pause` is the host's own work."""
+        began = self._now()
+        try:
+            yield
+        finally:
+            self._waited[what] += self._now() - began
+
+    def spent(self) -> tuple[float, float, float]:
+        """Returns the seconds (waited for data, waited for the device, of training in all) since the last call; zeros at first."""
+        if self._began is None:
+            return (0.0, 0.0, 0.0)
+        now = (self._waited["data"], self._waited["device"], self._training_seconds())
+        since = tuple(max(0.0, a - b) for a, b in zip(now, self._spent, strict=True))
+        self._spent = now
+        return since
+
+    def share(self, seconds: float) -> str:
+        """Returns so many seconds as a part of the run's since its first step: "0.4% of its time"."""
+        whole = self._training_seconds() + self.paused_seconds
+        return f"{seconds / whole:.1%} of its time" if self._began is not None and whole > 0 else "before its second step"
 
     def scalars(self) -> dict[str, float]:
         """Returns the speed since the last call: time/steps_per_s, time/tokens_per_s, time/mfu; {} before the second step."""

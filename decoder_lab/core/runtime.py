@@ -1,9 +1,8 @@
-"""The process that a run lives in: compilation cache, logs, lock, stop signals, and the record of what ran where.
+"""The process that a run lives in: compilation cache, logs, stop signals, and the record of what ran where.
 
 JAX is imported only inside functions, so that a config can be refused before JAX starts.
 """
 
-import fcntl
 import functools
 import gc
 import json
@@ -21,12 +20,10 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
-from decoder_lab.core.errors import UserError
-
 EXIT_RESUMABLE = 75  # sysexits.h, EX_TEMPFAIL: stopped by a signal with everything saved; the same command goes on
 CACHE_VARIABLE = "DECODER_LAB_CACHE"
-LOCK = "run.lock"
 HISTORY = "history.jsonl"
+ENDED = "ended.json"
 RECORDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "decoder_lab")
 GIT_SECONDS = 5
 COLLECT_AFTER = (100_000, 20, 50)  # Python collects after (700, 10, 10)
@@ -35,6 +32,7 @@ COLLECT_AFTER = (100_000, 20, 50)  # Python collects after (700, 10, 10)
 def begin(workdir: pathlib.Path, config_json: str, digest: str, argv: Iterable[str]) -> dict[str, Any]:
     """Writes down that a run begins or goes on: config.json, and a line more in history.jsonl, which it returns."""
     workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / ENDED).unlink(missing_ok=True)
     temporary = workdir / ".config.json.writing"
     temporary.write_text(config_json, encoding="utf-8")
     temporary.replace(workdir / "config.json")
@@ -50,6 +48,13 @@ def begin(workdir: pathlib.Path, config_json: str, digest: str, argv: Iterable[s
     with open(workdir / HISTORY, "a", encoding="utf-8") as f:
         f.write(json.dumps(entry) + "\n")
     return entry
+
+
+def end(workdir: pathlib.Path, exit_code: int) -> None:
+    """Writes down, in ended.json, that a run has come to its end, or stopped with everything saved; the next `begin` takes it away."""
+    temporary = workdir / f".{ENDED}.writing"
+    temporary.write_text(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "exit_code": exit_code}) + "\n", encoding="utf-8")
+    temporary.replace(workdir / ENDED)
 
 
 def prepare(dtype: str) -> None:
@@ -166,38 +171,6 @@ def _git(directory: pathlib.Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_SECONDS).stdout.strip()
 
 
-class RunLock:
-    """`with RunLock(workdir):` one process at a time works in a workdir. The system frees the lock when its holder ends, even by kill -9.
-
-    Errors: UserError that names the process and the host that hold it.
-    """
-
-    def __init__(self, workdir: str | pathlib.Path):
-        self._path = pathlib.Path(workdir) / LOCK
-        self._file: int | None = None
-
-    def __enter__(self) -> "RunLock":
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UserError(f"--workdir: {self._path.parent} cannot be made or written to: {error.strerror}.") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(file, 1000).decode(errors="replace").strip() or "another process"
-            os.close(file)
-            raise UserError(f"{self._path.parent} is in use by {holder}. Wait for it, stop it, or take another --workdir.") from None
-        os.ftruncate(file, 0)
-        os.write(file, f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
-        self._file = file
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        os.close(self._file)
-        self._file = None
-
-
 class StopSignals:
     """`with StopSignals() as stop:` SIGTERM and Ctrl-C set `stop.requested` to the signal's name instead of ending the process.
 
@@ -215,7 +188,7 @@ class StopSignals:
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set by a library, not by Python
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.requested = signal.Signals(number).name

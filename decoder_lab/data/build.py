@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
@@ -314,7 +315,7 @@ def _store(directory: pathlib.Path, name: str, kw: dict, artefact: bytes) -> Non
 
 def _replace(target: pathlib.Path, content: bytes) -> None:
     """Writes a file whole or not at all."""
-    temporary = target.with_name(f"{target.name}.{os.getpid()}")
+    temporary = target.with_name(f"{target.name}.{socket.gethostname()}.{os.getpid()}")  # all processes of a run write the same
     temporary.write_bytes(content)
     os.replace(temporary, target)
 

@@ -2,7 +2,8 @@
 
 The key is a hash of everything that shaped the content. A directory is written under a temporary name beside its final one, every file
 flushed to disk, the manifest with all sizes last, and renamed when complete: an interrupted build or a full disk leaves nothing that is
-believed later. Builders of one key take a file lock, so that of two processes one builds and the other waits for it.
+believed later. Builders of one key take a file lock, so that of two processes one builds and the other waits for it; on a file system
+without locks both build, and the first to be complete is believed. So the processes of a run may share a cache, or have one each.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ MANIFEST = "manifest.json"
 PROGRESS_SECONDS = 3.0
 BUFFER_TOKENS = 1 << 20
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -62,14 +64,14 @@ def entry(
         if facts is not None:  # no lock is needed to read, so that a complete cache may be read-only
             return final, facts
         final.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(final.with_name(final.name + ".lock"), progress):
+        with _lock(final.with_name(final.name + ".lock"), progress) as locked:
             facts, damage = _read(final)
             if facts is not None:
                 return final, facts
             if final.exists():
                 progress(f"cache {final} cannot be used ({damage}): building it again.")
                 shutil.rmtree(final)
-            for left_by_the_dead in final.parent.glob(final.name + ".tmp-*"):
+            for left_by_the_dead in final.parent.glob(final.name + ".tmp-*") if locked else ():
                 shutil.rmtree(left_by_the_dead, ignore_errors=True)
             return final, _build(final, fingerprints, write)
 
@@ -85,7 +87,14 @@ def _build(final: pathlib.Path, fingerprints: Mapping[str, object], write: Calla
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
         _flush(temporary / MANIFEST)
         _flush(temporary)
-        os.rename(temporary, final)
+        try:
+            os.rename(temporary, final)
+        except OSError as error:
+            there, _ = _read(final) if error.errno in (errno.ENOTEMPTY, errno.EEXIST) else (None, "")
+            if there is None:
+                raise
+            shutil.rmtree(temporary)  # without locks somebody else was faster
+            return there
         _flush(final.parent)
     except BaseException:  # Ctrl-C and a full disk included: take away what is half done
         shutil.rmtree(temporary, ignore_errors=True)
@@ -120,15 +129,20 @@ def _flush(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _lock(path: pathlib.Path, progress: Callable[[str], None]) -> Iterator[None]:
-    """Holds an exclusive lock, which the system lets go of when this process dies."""
+def _lock(path: pathlib.Path, progress: Callable[[str], None]) -> Iterator[bool]:
+    """Holds an exclusive lock, which the system lets go of when this process dies; yields whether the file system has locks."""
     with open(path, "a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             progress(f"waiting for another process that builds {path.stem}")
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            yield False
+            return
+        yield True
 
 
 @contextlib.contextmanager

@@ -43,7 +43,13 @@ class Feed:
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """Returns this process's rows of the batch of `step`, keys and shapes as of the packing."""
-        global_B = step * self.batch_size + self.first + np.arange(self.local_size, dtype=np.int64)
+        return self._rows(step * self.batch_size + self.first + np.arange(self.local_size, dtype=np.int64))
+
+    def whole(self, step: int) -> dict[str, np.ndarray]:
+        """Returns all rows of the batch of `step`."""
+        return self._rows(step * self.batch_size + np.arange(self.batch_size, dtype=np.int64))
+
+    def _rows(self, global_B: np.ndarray) -> dict[str, np.ndarray]:
         epoch_B, row_B = np.divmod(global_B, self.examples_per_epoch)
         parts = []
         for epoch in range(int(epoch_B[0]), int(epoch_B[-1]) + 1):
@@ -61,6 +67,7 @@ class ExampleFeed:
       examples_per_epoch, examples_per_step, tokens_per_step: of the whole batch, the latter two on average; tokens without padding.
       shapes: {feature: "dtype[rows, ...]"} of every kind of batch that will come.
       layout: rows of a batch of each bucket, which decide what stands in the batch of a step.
+      multiple: what those rows are multiples of.
     """
 
     def __init__(self, rows: Any, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1, multiple: int = 1):
@@ -68,7 +75,7 @@ class ExampleFeed:
             raise UserError(f"batch_size: rows in multiples of {multiple} cannot be shared by {process_count} processes.")
         self.rows, self.seed = rows, seed
         self.process = dict(share=process_index, shares=process_count)
-        self.plan = rows.plan(batch_size, multiple)
+        self.plan, self.multiple = rows.plan(batch_size, multiple), multiple
         self.examples_per_epoch = self.plan.num_examples
         self.examples_per_step = self.plan.num_examples / self.plan.num_batches
         self.tokens_per_step = self.plan.num_tokens / self.plan.num_batches
@@ -87,6 +94,11 @@ class ExampleFeed:
         """Returns this process's rows of the batch of `step`; shapes are those of its bucket."""
         epoch, number = divmod(step, self.plan.num_batches)
         return self.plan.take(number, epoch, self.seed, **self.process)
+
+    def whole(self, step: int) -> dict[str, np.ndarray]:
+        """Returns all rows of the batch of `step`."""
+        epoch, number = divmod(step, self.plan.num_batches)
+        return self.plan.take(number, epoch, self.seed)
 
 
 def evaluation_batches(rows: Any, batch_size: int, limit: int | None = None, multiple: int = 1) -> Iterator[dict[str, np.ndarray]]:

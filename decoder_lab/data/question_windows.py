@@ -24,7 +24,8 @@ WORD = re.compile(
 class QuestionWindows:
     """A row is the question and, after it, a window of the context, with what the tokenizer puts around and between two texts (`start_ids`,
     `middle_ids`, `end_ids`, such as [CLS] and [SEP]); where it knows of nothing, its end of text stands before and after the question. The
-    first entry is never of the context: it stands for "not here". A context that is too long gives several rows; in those that do not hold the whole answer it counts as absent.
+    first entry is never of the context: it stands for "not here". A context that is too long gives several rows; in those that do not hold
+    the whole answer it counts as absent.
 
     Attributes:
       tokenizer: given by the lab.

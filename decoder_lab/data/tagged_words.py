@@ -25,8 +25,8 @@ class TaggedWords:
 
     A sentence of more than `length` tokens becomes several examples, in order; a word of more is cut. Parts begin where the scheme lets a
     sentence begin, so that no span is torn apart, unless it is longer than `length` itself or the tags are not known: then a part is as
-    long as it can be. Characters are those of the word as it was written. What the tokenizer puts around a text (`start_ids`, `end_ids`, such
-    as [CLS] and [SEP]) stands around every part, and counts towards its length.
+    long as it can be. Characters are those of the word as it was written. What the tokenizer puts around a text (`start_ids`, `end_ids`,
+    such as [CLS] and [SEP]) stands around every part, and counts towards its length.
 
     Attributes:
       tokenizer: given by the lab.

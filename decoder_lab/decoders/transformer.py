@@ -87,7 +87,7 @@ VARIANTS = {
 def problems(kw) -> list[str]:
     """Returns what is wrong with the fields taken together, one sentence each."""
     found = []
-    heads, kv_heads, width = kw["num_heads"], kw["num_kv_heads"], kw["width"]
+    heads, kv_heads, width, experts = kw["num_heads"], kw["num_kv_heads"], kw["width"], kw["num_experts"]
     for name in ("num_layers", "num_heads", "num_kv_heads", "head_dim", "width", "mlp_dim", "window", "num_positions"):
         if kw[name] is not None and kw[name] < 1:
             found.append(f"{name} must be at least 1, got {kw[name]}")
@@ -131,15 +131,18 @@ def problems(kw) -> list[str]:
     for name in ("dropout", "attention_dropout"):
         if not 0 <= kw[name] < 1:
             found.append(f"{name} must be at least 0 and below 1, got {kw[name]}")
-    for name in ("attention_softcap", "logits_softcap"):
-        if kw[name] is not None and kw[name] <= 0:
-            found.append(f"{name} must be above 0 (None: no cap), got {kw[name]}")
     if kw["attention"] in ("xla", "cudnn") and (kw["attention_softcap"] is not None or kw["attention_dropout"]):
         found.append(f'attention="{kw["attention"]}" has neither a soft cap nor dropout of weights: use attention="auto"')
-    if kw["score"] != "scaled_dot" and kw["attention"] in ("xla", "cudnn"):
-        found.append(f'attention="{kw["attention"]}" knows no score but the scaled dot product: use attention="auto"')
-    if kw["score"] != "scaled_dot" and kw["attention_scale"] is not None:
-        found.append(f'attention_scale is for score="scaled_dot", got "{kw["score"]}"')
+    if kw["score"] != "scaled_dot":
+        if kw["attention"] in ("xla", "cudnn"):
+            found.append(f'attention="{kw["attention"]}" knows no score but the scaled dot product: use attention="auto"')
+        if kw["attention_scale"] is not None:
+            found.append(f'attention_scale is for score="scaled_dot", got "{kw["score"]}"')
+    if experts and not 1 <= kw["experts_per_token"] <= experts:
+        found.append(f"experts_per_token must be from 1 to num_experts {experts}, got {kw['experts_per_token']}")
+    for name in ("attention_softcap", "logits_softcap", "expert_capacity"):
+        if kw[name] is not None and kw[name] <= 0:
+            found.append(f"{name} must be above 0 (None: no limit), got {kw[name]}")
     return found
 
 
@@ -171,6 +174,11 @@ class Decoder(nn.Module):
     attention_softcap: float | None = None
     logits_softcap: float | None = None
     mlp: Literal["gelu", "gelu_exact", "relu", "squared_relu", "silu", "swiglu", "geglu"] = "gelu"
+    num_experts: int = 0  # MLPs a layer, of which a router chooses (layers/mixture_of_experts.py); 0: one, and no router
+    experts_per_token: int = 2
+    expert_capacity: float | None = None  # places of an expert while training, times an even share; None: none is ever full
+    expert_balance: float = 0.01  # weight of the loss that keeps experts evenly used
+    expert_z: float = 0.001  # weight of the loss that keeps the router's logits small
     tie_embeddings: bool = True
     scale_embeddings: bool = False  # multiply token embeddings by sqrt(width) (Vaswani et al. 2017, Gemma)
     use_bias: bool = True  # of linear layers and layer norms

@@ -145,6 +145,10 @@ def problems(kw) -> list[str]:
             found.append(f'attention="{kw["attention"]}" knows no score but the scaled dot product: use attention="auto"')
     if kw["score"] != "scaled_dot" and kw["attention_scale"] is not None:
         found.append(f'attention_scale is for score="scaled_dot", got "{kw["score"]}"')
+    if kw["num_experts"] and not 1 <= kw["experts_per_token"] <= kw["num_experts"]:
+        found.append(f"experts_per_token must be from 1 to num_experts {kw['num_experts']}, got {kw['experts_per_token']}")
+    if kw["expert_capacity"] is not None and kw["expert_capacity"] <= 0:
+        found.append(f"expert_capacity must be above 0 (None: no limit), got {kw['expert_capacity']}")
     return found
 
 
@@ -176,6 +180,11 @@ class Encoder(nn.Module):
     attention_scale: float | None = None  # of the dot products; None: head_dim ** -0.5; T5 has 1.0
     attention_softcap: float | None = None
     mlp: Literal["gelu", "gelu_exact", "relu", "squared_relu", "silu", "swiglu", "geglu"] = "gelu"
+    num_experts: int = 0  # MLPs a layer, of which a router chooses (layers/mixture_of_experts.py); 0: one, and no router
+    experts_per_token: int = 2
+    expert_capacity: float | None = None  # places of an expert while training, times an even share; None: none is ever full
+    expert_balance: float = 0.01  # weight of the loss that keeps experts evenly used
+    expert_z: float = 0.001  # weight of the loss that keeps the router's logits small
     scale_embeddings: bool = False  # multiply token embeddings by sqrt(width) (Vaswani et al. 2017)
     use_bias: bool = True  # of linear layers and layer norms
     qkv_bias: bool | None = None  # None: use_bias

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -47,18 +46,18 @@ class Evaluator:
                 found.append(metrics.get("nll", metrics["loss"]))
             return found
 
-        return jax.jit(sums)
+        return context.compiled(sums)
 
     def run(self, state: Any) -> dict[str, float]:
         """Returns {part: mean loss}. Errors: UserError where the task's weights do not run along the row."""
         context = self.context
-        rows, devices, params = context.rows(self.split), context.mesh.size, context.params(state)
+        rows, devices, params = context.rows(self.split), meshes.num_shares(context.mesh), context.params(state)
         batch_size = -(-(self.batch_size or context.batch_size) // devices) * devices
         total = np.zeros((len(self.borders) + 1, 2))
         for batch in feed.evaluation_batches(rows, batch_size, self.limit, devices):
             if np.ndim(batch["weights"]) != 2:
                 raise UserError("evaluator loss_by_position: this task has no loss at each place of a row; use it with language models.")
-            total += np.asarray(jax.device_get(self._sums(params, meshes.shard_batch(batch, context.mesh))), np.float64)
+            total += np.asarray(meshes.fetch(self._sums(params, meshes.shard_whole(batch, context.mesh)), context.mesh), np.float64)
         edges = [0, *self.borders, context.max_length]
         found = {f"{low}-{high - 1}": float(s / w) for low, high, (s, w) in zip(edges[:-1], edges[1:], total, strict=True) if w}
         beyond = total[1:].sum(axis=0)

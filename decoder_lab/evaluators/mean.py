@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from decoder_lab.data import feed
@@ -34,21 +33,21 @@ class Evaluator:
         def sums(params: Any, batch: dict) -> dict:
             return context.task.metrics(context.model, params, batch)
 
-        return jax.jit(sums)
+        return context.compiled(sums)
 
     def run(self, state: Any) -> dict[str, float]:
         """Returns {metric: mean}, with the task's derived numbers."""
         context = self.context
         rows = context.rows(self.split)
-        devices = context.mesh.size
+        devices = meshes.num_shares(context.mesh)
         batch_size = -(-(self.batch_size or context.batch_size) // devices) * devices
         params = context.params(state)
         totals: dict[str, np.ndarray] = {}
         pending = None
         for batch in feed.evaluation_batches(rows, batch_size, self.limit, devices):
-            done, pending = pending, self._sums(params, meshes.shard_batch(batch, context.mesh))
-            _add(totals, done)  # the numbers of the batch before, while the device works on this one
-        _add(totals, pending)
+            done, pending = pending, self._sums(params, meshes.shard_whole(batch, context.mesh))
+            _add(totals, done, context.mesh)  # the numbers of the batch before, while the device works on this one
+        _add(totals, pending, context.mesh)
         means = {name: float(total / weight) if weight else 0.0 for name, (total, weight) in totals.items()}
         return context.task.summary(means, rows)
 
@@ -58,7 +57,7 @@ def problems(kw) -> list[str]:
     return [f"{name}: got {kw[name]}, expected 1 or more." for name in ("limit", "batch_size") if kw[name] is not None and kw[name] < 1]
 
 
-def _add(totals: dict[str, np.ndarray], sums: dict | None) -> None:
+def _add(totals: dict[str, np.ndarray], sums: dict | None, mesh: Any) -> None:
     """Adds one batch's (sum, weight) pairs in double precision."""
-    for name, pair in (sums or {}).items():
-        totals[name] = totals.get(name, 0.0) + np.asarray(jax.device_get(pair), np.float64)
+    for name, pair in meshes.fetch(sums or {}, mesh).items():
+        totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)

@@ -21,11 +21,14 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", normal(self.stddev), (x.shape[-1], self.features), jnp.float32)
-        y = product(x.astype(self.dtype), kernel, self.out_dtype or self.dtype)
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-            y += bias.astype(y.dtype)[(None,) * (y.ndim - 1)]
-        return y
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32) if self.use_bias else None
+        return affine(x.astype(self.dtype), kernel, bias, self.out_dtype or self.dtype)
+
+
+def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, out_dtype) -> jax.Array:
+    """Returns x @ kernel + bias, computed in the dtype of x."""
+    y = product(x, kernel, out_dtype)
+    return y if bias is None else y + bias.astype(y.dtype)[(None,) * (y.ndim - 1)]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from decoder_lab.layers.attention import Attention
 from decoder_lab.layers.cross_attention import CrossAttention
 from decoder_lab.layers.embedding import Embedding
+from decoder_lab.layers.mixture_of_experts import MixtureOfExperts
 from decoder_lab.layers.mlp import GATED, Mlp
 from decoder_lab.layers.norm import Norm
 from decoder_lab.layers.transformer import Block, Stack
@@ -75,6 +76,9 @@ def make_block(fields: Any, window: int | None, *, causal: bool, cross_attention
     attention = functools.partial(Attention, **shared, window=window, causal=causal)
     cross = functools.partial(CrossAttention, fields.width, **shared) if cross_attention else None
     mlp = functools.partial(Mlp, mlp_dim(fields), fields.mlp, fields.use_bias, stddev, out_stddev, dtype)
+    if fields.num_experts:
+        routing = fields.num_experts, fields.experts_per_token, fields.mlp, fields.expert_capacity, fields.expert_balance, fields.expert_z
+        mlp = functools.partial(MixtureOfExperts, mlp_dim(fields), *routing, fields.use_bias, stddev, out_stddev, dtype)
     norms = make_norm(fields), fields.norm_position, fields.parallel_residual
     return functools.partial(Block, attention, mlp, *norms, fields.dropout, cross)
 

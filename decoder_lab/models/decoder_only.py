@@ -43,6 +43,11 @@ VARIANTS = {
         num_layers=32, num_heads=32, num_kv_heads=8, width=4096, mlp_dim=14336, norm="rms", position="rotary", rope_theta=500000.0,
         mlp="swiglu", use_bias=False, tie_embeddings=False, scan_layers=True,
     ),
+    # Mixtral 8x7B: 46,702,792,704 with its vocabulary of 32000, of which a token uses 12.9 billion
+    "mixtral-8x7b": dict(
+        num_layers=32, num_heads=32, num_kv_heads=8, width=4096, mlp_dim=14336, norm="rms", position="rotary", rope_theta=1000000.0,
+        mlp="swiglu", num_experts=8, experts_per_token=2, use_bias=False, tie_embeddings=False, scan_layers=True,
+    ),
 }  # fmt: skip
 
 
@@ -62,5 +67,7 @@ class Model(Decoder):
         """Returns forward and backward FLOPs a token in rows of `length`: 6 a multiplying weight, 12 L N H T for attention (PaLM, B)."""
         heads, kv_heads = self.num_heads * parts.head_dim(self), (self.num_kv_heads or self.num_heads) * parts.head_dim(self)
         mlp = (3 if self.mlp in GATED else 2) * self.width * parts.mlp_dim(self)
+        if self.num_experts:  # those that a token goes to, and the router
+            mlp = self.experts_per_token * mlp + self.width * self.num_experts
         layer = self.width * (2 * heads + 2 * kv_heads) + mlp
         return 6.0 * (self.num_layers * layer + self.vocab_size * self.width) + 12.0 * self.num_layers * heads * length

@@ -20,8 +20,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from decoder_lab.core import backend
 from decoder_lab.core.errors import UserError, unknown
-from decoder_lab.ops import blocked_attention, masks
+from decoder_lab.ops import blocked_attention, masks, time_parallel
 from decoder_lab.ops.dropout import dropout
 
 Implementation = Literal["auto", "reference", "blocked", "xla", "cudnn"]
@@ -45,17 +46,19 @@ class _Rules:
     k_positions_BS: jax.Array
     bias_fn: BiasFn | None
     prefix_BT: jax.Array | None = None
+    q_rows_T: jax.Array | None = None  # None: 0, 1, ...
 
     @property
     def later_keys_are_hidden(self) -> bool:
         """Whether no query sees a later row: then spans of keys can be left out before anything is computed."""
-        return self.causal == "rows" and self.prefix_BT is None
+        return self.causal == "rows" and self.prefix_BT is None and self.q_rows_T is None
 
     def mask(self, queries: slice, keys: slice) -> jax.Array | None:
         """Returns mask_BTS (B may be 1) of a block, or None where everything is visible."""
         mask_BTS = None
         if self.causal == "rows":
-            q_order_T, k_order_S = jnp.arange(queries.start, queries.stop), jnp.arange(keys.start, keys.stop)
+            q_order_T = jnp.arange(queries.start, queries.stop) if self.q_rows_T is None else self.q_rows_T[queries]
+            k_order_S = jnp.arange(keys.start, keys.stop)
             mask_BTS = masks.visible(q_order_T[None], k_order_S[None], window=self.window)
             if self.prefix_BT is not None:
                 near_BTS = masks.visible(q_order_T[None], k_order_S[None], causal=False, window=self.window)
@@ -160,6 +163,7 @@ def attention(
     q_positions_BT: jax.Array | None = None,
     k_positions_BS: jax.Array | None = None,
     prefix_BT: jax.Array | None = None,
+    q_rows_T: jax.Array | None = None,
     bias_fn: BiasFn | None = None,
     score_fn: ScoreFn | None = None,
     softcap: float | None = None,
@@ -173,24 +177,21 @@ def attention(
     causal: "rows" (query t sees keys 0..t: training, prefill), "positions" (a key is seen if its position is not later: a cache) or None.
     window: only keys less than this many rows (or positions) behind; without causality as many ahead. segments: equal and not 0, see
     `masks`. positions: default 0, 1, 2...; B may be 1. prefix_BT: with causal="rows", entries that see each other both ways (prefix
-    language models, Raffel et al. 2020, section 3.2.1). bias_fn gives biases added to the scaled (and capped) logits. score_fn: gives
-    logits instead of the scaled dot product. softcap c: logits become c tanh(logits / c). scale: default H ** -0.5.
+    language models, Raffel et al. 2020, section 3.2.1). q_rows_T: which rows the queries are, where they are not all. bias_fn gives biases
+    added to the scaled (and capped) logits. score_fn: gives logits instead of the scaled dot product. softcap c: logits become
+    c tanh(logits / c). scale: default H ** -0.5.
     """
-    rules = _rules(q_BTNH, k_BSKH, causal, window, q_segments_BT, k_segments_BS, q_positions_BT, k_positions_BS, bias_fn, prefix_BT)
+    places = q_segments_BT, k_segments_BS, q_positions_BT, k_positions_BS
+    whole = q_rows_T is None and prefix_BT is None and causal != "positions" and not dropout_rate  # whose mask is drawn for whole blocks
+    if whole and time_parallel.is_split(q_BTNH, k_BSKH):
+        kw = dict(causal=causal, window=window, bias_fn=bias_fn, score_fn=score_fn, softcap=softcap, scale=scale)
+        attend = functools.partial(attention, **kw, implementation=implementation)
+        return time_parallel.over_time(attend, q_BTNH, k_BSKH, v_BSKH, *places)
+    rules = _rules(q_BTNH, k_BSKH, causal, window, *places, bias_fn, prefix_BT, q_rows_T)
     num_queries, head_dim = q_BTNH.shape[1], q_BTNH.shape[3]
-    chosen = resolve(
-        implementation,
-        platform=jax.default_backend(),
-        dtype=q_BTNH.dtype,
-        num_queries=num_queries,
-        num_keys=k_BSKH.shape[1],
-        head_dim=head_dim,
-        masked=rules.left_to_mask.masks_or_biases,
-        causal=causal,
-        softcap=softcap,
-        dropout_rate=dropout_rate,
-        score="scaled_dot" if score_fn is None else "another",
-    )
+    shape = dict(num_queries=num_queries, num_keys=k_BSKH.shape[1], head_dim=head_dim, masked=rules.left_to_mask.masks_or_biases)
+    asked = dict(causal=causal, softcap=softcap, dropout_rate=dropout_rate, score="scaled_dot" if score_fn is None else "another")
+    chosen = resolve(implementation, platform=backend.platform(), dtype=q_BTNH.dtype, **shape, **asked)
     scale = head_dim**-0.5 if scale is None else scale
     if chosen in ("xla", "cudnn"):
         return _fused(q_BTNH, k_BSKH, v_BSKH, rules, scale, chosen)
@@ -272,20 +273,22 @@ def weights(
     return weights_BKGTS.reshape(q_BTNH.shape[0], q_BTNH.shape[2], *weights_BKGTS.shape[3:])
 
 
-def _rules(q_BTNH, k_BSKH, causal, window, q_segments_BT, k_segments_BS, q_positions_BT, k_positions_BS, bias_fn, prefix_BT) -> _Rules:
+def _rules(
+    q_BTNH, k_BSKH, causal, window, q_segments_BT, k_segments_BS, q_positions_BT, k_positions_BS, bias_fn, prefix_BT, q_rows_T=None
+) -> _Rules:
     """Returns the rules of a call. Errors: ValueError where its arguments do not go together."""
     num_queries, num_keys = q_BTNH.shape[1], k_BSKH.shape[1]
     if q_BTNH.shape[2] % k_BSKH.shape[2]:
         raise ValueError(f"{q_BTNH.shape[2]} query heads cannot share {k_BSKH.shape[2]} key heads evenly")
     if (q_segments_BT is None) != (k_segments_BS is None):
         raise ValueError("segments are needed of the queries and of the keys, or of neither")
-    if causal == "rows" and num_queries != num_keys:
+    if causal == "rows" and q_rows_T is None and num_queries != num_keys:
         raise ValueError(f'causal="rows" needs as many queries as keys, got {num_queries} and {num_keys}')
     if prefix_BT is not None and causal != "rows":
         raise ValueError(f'a prefix needs causal="rows", got {causal!r}')
     if q_positions_BT is None or k_positions_BS is None:
         q_positions_BT, k_positions_BS = jnp.arange(num_queries)[None], jnp.arange(num_keys)[None]
-    return _Rules(causal, window, q_segments_BT, k_segments_BS, q_positions_BT, k_positions_BS, bias_fn, prefix_BT)
+    return _Rules(causal, window, q_segments_BT, k_segments_BS, q_positions_BT, k_positions_BS, bias_fn, prefix_BT, q_rows_T)
 
 
 @dataclasses.dataclass(frozen=True)

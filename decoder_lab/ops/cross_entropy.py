@@ -6,11 +6,14 @@ of weight 0 count for nothing; their labels may be any integer. Sums stay sums: 
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from decoder_lab.core import axes
 
 
 class Sums(NamedTuple):
@@ -121,8 +124,8 @@ def chunked_cross_entropy(
     """Equals `cross_entropy(unembed(hidden_BTD), ...)`, with the logits of only `chunk` time steps in memory at once.
 
     unembed: hidden_BTD -> logits_BTV, for any T; it may close over parameters, which receive their gradients. When differentiated, the
-    gradients are computed chunk by chunk inside the forward pass, so that no logits are computed twice. Chunks run along time, hence the
-    batch axis may be sharded over the first axis of a mesh; what the devices found is added up once, after the last chunk.
+    gradients are computed chunk by chunk inside the forward pass, so that no logits are computed twice. On a mesh
+    every device goes through the chunks of its own rows and its own time; what they found is added up once, after the last chunk.
     """
     if weights_BT is None:
         weights_BT = jnp.ones(labels_BT.shape, jnp.float32)
@@ -132,7 +135,8 @@ def chunked_cross_entropy(
     if extra:
         labels_BT, weights_BT = (jnp.pad(x, ((0, 0), (0, extra))) for x in (labels_BT, weights_BT))
         hidden_BTD = jnp.pad(hidden_BTD, ((0, 0), (0, extra), (0, 0)))
-    pure_unembed, closed_over = jax.closure_convert(unembed, hidden_BTD[:, :chunk])
+    rows, _ = _num_parts(hidden_BTD, chunk)
+    pure_unembed, closed_over = jax.closure_convert(unembed, hidden_BTD[: len(hidden_BTD) // rows, :chunk])  # of the shape that it gets
     loss, nll, correct = _chunked(pure_unembed, chunk, label_smoothing, z_loss, hidden_BTD, closed_over, labels_BT, weights_BT)
     reported = (jax.lax.stop_gradient(x) for x in (nll, correct, jnp.sum(weights_BT)))
     return Sums(loss, *reported)
@@ -152,17 +156,30 @@ def _chunks(chunk: int, *arrays) -> tuple[jax.Array, ...]:
     return tuple(jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0) for x in arrays)
 
 
-def _by_device(function: Callable, *batches_B: jax.Array) -> tuple[Any, Any]:
-    """Returns (totals, array_B) of `function(*batches_B)`, computed on each device's part of the batch before the totals are summed.
+def _num_parts(x_BTX: jax.Array, chunk: int) -> tuple[int, int]:
+    """Returns into how many parts of its rows and of its time a mesh splits a batch; 1 where they would not be equal."""
+    sizes = jax.typeof(x_BTX).sharding.mesh.shape
+    rows, times = math.prod(sizes.get(name, 1) for name in axes.ROWS), sizes.get(axes.TIME, 1)
+    return rows if len(x_BTX) % rows == 0 else 1, times if x_BTX.shape[1] % (times * chunk) == 0 else 1
+
+
+def _by_device(function: Callable, chunk: int, *batches_BT: jax.Array) -> tuple[Any, Any]:
+    """Returns (totals, array_BT) of `function(*batches_BT)`, computed on each device's part of the batch before the totals are summed.
 
     XLA would otherwise sum over the devices inside the loop over chunks: the gradient of the whole unembedding, once for each chunk.
+    The time of a part must be a multiple of the chunk, where a mesh splits time; otherwise the loop runs over all of it.
     """
-    mesh, batch_size = jax.typeof(batches_B[0]).sharding.mesh, len(batches_B[0])
-    devices = mesh.shape[mesh.axis_names[0]] if mesh.axis_names else 1
-    if devices == 1 or batch_size % devices:
-        return function(*batches_B)
-    totals, array = jax.vmap(function)(*(x.reshape(devices, -1, *x.shape[1:]) for x in batches_B))
-    return jax.tree.map(lambda x: jnp.sum(x, axis=0), totals), jax.tree.map(lambda x: x.reshape(batch_size, *x.shape[2:]), array)
+    batch_size, length = batches_BT[0].shape[:2]
+    rows, times = _num_parts(batches_BT[0], chunk)
+    if rows == times == 1:
+        return function(*batches_BT)
+
+    def parts(x: jax.Array) -> jax.Array:
+        return x.reshape(rows, batch_size // rows, times, length // times, *x.shape[2:]).swapaxes(1, 2)
+
+    totals, array = jax.vmap(jax.vmap(function))(*map(parts, batches_BT))
+    whole = jax.tree.map(lambda x: x.swapaxes(1, 2).reshape(batch_size, length, *x.shape[4:]), array)
+    return jax.tree.map(lambda x: jnp.sum(x, axis=(0, 1)), totals), whole
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
@@ -172,10 +189,10 @@ def _chunked(unembed, chunk, label_smoothing, z_loss, hidden_BTD, closed_over, l
         losses = _parts(unembed(hidden, *closed_over), labels, label_smoothing, z_loss)[:3]
         return tuple(total + part for total, part in zip(totals, _sums(*losses, weights)[:3], strict=True)), None
 
-    def over_chunks(*batches_B):
-        return jax.lax.scan(add_chunk, (jnp.zeros((), jnp.float32),) * 3, _chunks(chunk, *batches_B))
+    def over_chunks(*batches_BT):
+        return jax.lax.scan(add_chunk, (jnp.zeros((), jnp.float32),) * 3, _chunks(chunk, *batches_BT))[0], ()
 
-    return _by_device(over_chunks, hidden_BTD, labels_BT, weights_BT)[0]
+    return _by_device(over_chunks, chunk, hidden_BTD, labels_BT, weights_BT)[0]
 
 
 def _chunked_forward(unembed, chunk, label_smoothing, z_loss, hidden_BTD, closed_over, labels_BT, weights_BT):
@@ -188,12 +205,12 @@ def _chunked_forward(unembed, chunk, label_smoothing, z_loss, hidden_BTD, closed
         totals = tuple(total + part for total, part in zip(totals, _sums(*losses, weights)[:3], strict=True))
         return (totals, jax.tree.map(jnp.add, closed_over_gradients, new)), hidden_gradient
 
-    def over_chunks(*batches_B):
+    def over_chunks(*batches_BT):
         zeros = (jnp.zeros((), jnp.float32),) * 3, jax.tree.map(jnp.zeros_like, list(closed_over))
-        sums, hidden_gradients = jax.lax.scan(add_chunk, zeros, _chunks(chunk, *batches_B))
-        return sums, jnp.moveaxis(hidden_gradients, 0, 1).reshape(batches_B[0].shape)
+        sums, hidden_gradients = jax.lax.scan(add_chunk, zeros, _chunks(chunk, *batches_BT))
+        return sums, jnp.moveaxis(hidden_gradients, 0, 1).reshape(batches_BT[0].shape)
 
-    (totals, gradients), hidden_gradient_BTD = _by_device(over_chunks, hidden_BTD, labels_BT, weights_BT)
+    (totals, gradients), hidden_gradient_BTD = _by_device(over_chunks, chunk, hidden_BTD, labels_BT, weights_BT)
     return totals, (hidden_gradient_BTD, gradients)
 
 

@@ -42,7 +42,12 @@ SELF_TUNING = ("dadapt_adamw", "prodigy")  # find their own step size, which a d
 
 
 def make(
-    config: Any, total_steps: int, steps: Callable[[str], int], params: Any, scaling: optax.GradientTransformation | None = None
+    config: Any,
+    total_steps: int,
+    steps: Callable[[str], int],
+    params: Any,
+    scaling: optax.GradientTransformation | None = None,
+    undecayed: tuple[str, ...] = (),
 ) -> tuple[optax.GradientTransformation, Callable[[Any], jax.Array]]:
     """Returns (the optimiser, learning rate as a function of the optimiser step).
 
@@ -52,6 +57,7 @@ def make(
       steps: duration -> optimiser steps.
       params: the parameters or their shapes; patterns are checked against their paths.
       scaling: what else is done to finished updates, after lr_multipliers.
+      undecayed: patterns beside those of the config's no_decay, which may match nothing.
     Errors: UserError for a pattern that matches nothing and for what an optimiser cannot do.
     """
     chosen = config.optimizer
@@ -59,7 +65,7 @@ def make(
     no_decay, multipliers = tuple(chosen.no_decay), _plain(chosen.lr_multipliers)
     tree.check_patterns(params, [p for p in no_decay if p not in OFTEN_ABSENT], "optimizer.no_decay")
     tree.check_patterns(params, multipliers, "optimizer.lr_multipliers")
-    decayed = jax.tree.map(lambda skipped: not skipped, tree.mask(params, no_decay))
+    decayed = jax.tree.map(lambda skipped: not skipped, tree.mask(params, (*no_decay, *undecayed)))
     by_path = scale_by_path(params, multipliers)
     scaling = by_path if scaling is None else optax.chain(by_path, scaling)
     build = _schedule_free if chosen.name.startswith("schedule_free_") else _by_name

@@ -47,13 +47,13 @@ def make_mesh(
 
 
 def fill(sizes: Mapping[str, int], num_devices: int) -> dict[str, int]:
-    """Returns the size of every axis, -1 filled in. Errors: UserError that names the nearest sizes whose product is the number of devices."""
+    """Returns the size of every axis, -1 filled in. Errors: UserError that names the nearest sizes that fit the devices."""
     sizes = dict.fromkeys(AXES, 1) | dict(sizes)
     fixed = math.prod(size for size in sizes.values() if size != -1)
     free = [name for name, size in sizes.items() if size == -1]
     if num_devices % fixed == 0 and (free or fixed == num_devices):
         return {name: num_devices // fixed if size == -1 else size for name, size in sizes.items()}
-    asked = ", ".join(f"{name}={size}" for name, size in sizes.items() if size != 1)
+    asked = ", ".join(f"{name}={size}" for name, size in sizes.items() if size != 1) or "all 1"
     near = ", ".join(f"{name}={size}" for name, size in _nearest(sizes, num_devices).items() if size != 1) or "all 1"
     raise UserError(
         f"mesh: got {asked}, whose product {'does not divide' if free else 'is not'} the number of devices, {num_devices}. "
@@ -141,7 +141,7 @@ def _of_process(mesh: Mesh, process: int) -> np.ndarray:
 
 
 def rows_spec(mesh: Mesh, shape: Sequence[int]) -> PartitionSpec:
-    """Returns how an array of a batch, [B, ...], lies: rows over the row axes, and axis 1, which is time, over "context" where it can be."""
+    """Returns how an array [B, ...] of a batch lies: its rows over the row axes, axis 1, which is time, over "context" where it can."""
     rows = tuple(name for name in ROWS if name in mesh.shape)
     parts = mesh.shape.get(TIME, 1)
     if len(shape) > 1 and parts > 1 and shape[1] % parts == 0:
@@ -167,6 +167,47 @@ def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
         sharding = NamedSharding(mesh, rows_spec(mesh, shape))
         placed[name] = jax.make_array_from_process_local_data(sharding, array, shape)
     return placed
+
+
+def shard_whole(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+    """Returns a batch of arrays [B, ...], whole in every process, as global arrays split over the mesh; each device takes its part.
+
+    Errors: UserError if B cannot be split evenly.
+    """
+    placed = {}
+    for name, array in batch.items():
+        check_batch_size(len(array), mesh)
+        sharding = NamedSharding(mesh, rows_spec(mesh, array.shape))
+        placed[name] = jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+    return placed
+
+
+def fetch(tree: Any, mesh: Mesh) -> Any:
+    """Returns a tree of arrays as numpy arrays, whole in every process; with several all of them call it together."""
+    if jax.process_count() > 1:
+        far = [not (x.is_fully_addressable or x.is_fully_replicated) for x in jax.tree.leaves(tree)]
+        if any(far):
+            tree = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+    return jax.device_get(tree)
+
+
+def place(tree: Any, where: Any) -> Any:
+    """Returns a tree laid out as `where`, a tree of shardings, says, as `jax.device_put` does, on devices of several processes too.
+
+    There what only this process holds must be equal in all of them; all call it together.
+    """
+    return jax.device_put(tree, where) if jax.process_count() == 1 else jax.tree.map(_onto, tree, where)
+
+
+def _onto(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.core.Tracer):  # only shapes are asked for
+        return leaf
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_onto(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return leaf if leaf.sharding == sharding else jax.jit(lambda x: x, out_shardings=sharding)(leaf)
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding, whole.__getitem__)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

@@ -97,6 +97,18 @@ def range_test(metrics: pathlib.Path | str, path: pathlib.Path | str) -> tuple[p
     return _save(figure, [axes], path), lr
 
 
+def costs(points: Mapping[str, tuple[int, float, float]], path: pathlib.Path | str, key: str) -> pathlib.Path:
+    """Draws how well methods do over how many parameters they train, {method: (parameters, mean, spread)}; returns the path."""
+    figure, (axes,) = _figure(1)
+    for i, (name, (parameters, mean, spread)) in enumerate(points.items()):
+        axes.errorbar(parameters, mean, yerr=spread or None, marker="o", capsize=3, linestyle="none", color=COLOURS[i % len(COLOURS)])
+        axes.annotate(name, (parameters, mean), (7, 5), textcoords="offset points", fontsize=9, color=COLOURS[i % len(COLOURS)])
+    axes.set_xscale("log")
+    axes.margins(x=0.15)
+    axes.set(xlabel="trained parameters", ylabel=key, title=f"{key} of each method (mean and deviation over seeds)")
+    return _save(figure, [axes], path, counts=False)
+
+
 def rank(value: float, mode: Literal["min", "max"]) -> float:
     """Returns a number that is lower for better values, and highest for one that is not a number."""
     return math.inf if math.isnan(value) else value if mode == "min" else -value
@@ -150,14 +162,14 @@ def _focus(axes: Any) -> None:
         axes.set_ylim(low - 0.08 * (high - low) - 1e-9, high + 0.08 * (high - low) + 1e-9)
 
 
-def _save(figure: Any, panels: Sequence[Any], path: pathlib.Path | str) -> pathlib.Path:
+def _save(figure: Any, panels: Sequence[Any], path: pathlib.Path | str, counts: bool = True) -> pathlib.Path:
     for axes in panels:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if count := len(axes.get_legend_handles_labels()[0]):
             beside = dict(loc="upper left", bbox_to_anchor=(1.0, 1.0))
             axes.legend(frameon=False, fontsize=9, **(beside if count > MOST_INSIDE else dict(loc="best")))
-    if panels[0].get_xlabel() != "learning rate":
+    if counts and panels[0].get_xlabel() != "learning rate":
         panels[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

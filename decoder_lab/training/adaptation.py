@@ -56,9 +56,9 @@ class Adaptation:
         """Shapes of the model's own parameters."""
         return jax.eval_shape(lambda: self.draw(jax.random.key(0)))
 
-    def draw(self, key: jax.Array) -> Any:
-        """Returns fresh parameters of the model itself."""
-        return transformer.init_params(self._model, key, self._task.dummy(), True, method=self._task.forward)
+    def draw(self, key: jax.Array, place: Callable[[Any], Any] | None = None) -> Any:
+        """Returns fresh parameters of the model itself, laid out by `place`: tree of shapes -> shardings."""
+        return transformer.init_params(self._model, key, self._task.dummy(), True, method=self._task.forward, place=place)
 
     def scaling(self, total_steps: int, steps: Callable[[str], int]) -> Any:
         """Returns what the adapter does to finished updates, an optax transformation, or None."""
@@ -72,7 +72,7 @@ class Adaptation:
         """Returns the model's own parameters with what the adapter adds, at its initial values."""
         if self.adapter is None:
             return params
-        leaves = jax.jit(lambda params: self.adapter.added(self.places, params, self._key))(params)
+        leaves = self.adapter.added(self.places, params, self._key)  # not compiled as a whole: leaves of one shape share a program so
         if taken := leaves.keys() & tree.flatten(self.base_shapes).keys():
             raise UserError(f"adapt: the model has parameters of the names that {self.adapter.name} adds: {', '.join(sorted(taken))}.")
         return base.insert(params, leaves)

@@ -82,7 +82,11 @@ class Context:
 
     @functools.cached_property
     def _predict(self) -> Any:
-        return jax.jit(lambda params, batch: self.task.predict(self.model, params, batch))
+        return self.compiled(lambda params, batch: self.task.predict(self.model, params, batch))
+
+    def compiled(self, function: Any) -> Any:
+        """Returns a function of parameters, or of a state, and a batch compiled for the run's mesh."""
+        return jax.jit(self._experiment.laid_out(function))
 
     def predictions(self, split: str, state: Any, limit: int | None = None, batch_size: int | None = None) -> list[tuple[dict, Any]]:
         """Returns (raw item, what `task.decode` made of its prediction) of every item of a split that gave an example, in order.
@@ -98,18 +102,18 @@ class Context:
         task, rows = self.task, self.rows(split)
         if not hasattr(task, "predict") or not hasattr(rows, "plan"):
             raise UserError(f"task {type(task).__module__.split('.')[-1]}: it makes no predictions by example; take another evaluator.")
-        devices, params = self.mesh.size, self.params(state)
+        devices, params = meshes.num_shares(self.mesh), self.params(state)
         wanted = -(-(batch_size or self.batch_size) // devices) * devices
         items, found, pending = self.items(split), [], None
 
         def take(waiting: tuple) -> None:
             e_B, batch, outputs = waiting
-            values = task.decode(jax.device_get(outputs), batch)
+            values = task.decode(meshes.fetch(outputs, self.mesh), batch)
             real = zip(e_B.tolist(), batch[INDEX].tolist(), values, strict=True)
             found.extend((e, item, value) for e, item, value in real if e >= 0)
 
         for e_B, batch in rows.plan(wanted, devices, limit).evaluation():
-            done, pending = pending, (e_B, batch, self._predict(params, meshes.shard_batch(batch, self.mesh)))
+            done, pending = pending, (e_B, batch, self._predict(params, meshes.shard_whole(batch, self.mesh)))
             if done:
                 take(done)  # while the device works on the next batch
         if pending:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -17,7 +17,8 @@ from decoder_lab.core.errors import UserError
 from decoder_lab.data import build, feed
 from decoder_lab.optim import optimizer as optim
 from decoder_lab.parallel import mesh as meshes
-from decoder_lab.training import reference
+from decoder_lab.parallel import processes
+from decoder_lab.training import auxiliary, placement, reference, resume
 from decoder_lab.training import step as steps
 from decoder_lab.training import summary as summaries
 from decoder_lab.training import teacher as teachers
@@ -38,6 +39,7 @@ class Experiment:
     config: Any
     workdir: pathlib.Path
     report: Callable[[str], None] = print
+    teacher_origin: dict = dataclasses.field(default_factory=dict, init=False)  # where the teacher's parameters came from, once loaded
 
     def of_run(self, workdir: pathlib.Path) -> "Experiment":
         """The experiment of another run's folder. Errors: UserError where it holds none."""
@@ -83,9 +85,8 @@ class Experiment:
     def model(self) -> Any:
         return self.adaptation.model
 
-    @functools.cached_property
-    def mesh(self) -> jax.sharding.Mesh:
-        return meshes.make_mesh()
+    mesh = functools.cached_property(placement.mesh)
+    layout = functools.cached_property(placement.layout)
 
     def items(self, split: str) -> Any:
         """The raw examples of one split: `len(items)`, `items[i]`."""
@@ -117,9 +118,9 @@ class Experiment:
     @functools.cached_property
     def feed(self) -> feed.Feed | feed.ExampleFeed:
         """The training batches: `feed.batch(step)`, this process's rows of them."""
-        config, processes = self.config, (jax.process_index(), jax.process_count())
+        config, processes = self.config, meshes.share(self.mesh)
         if self.by_example:
-            multiple = self.mesh.size * config.accumulate
+            multiple = resume.rows_multiple(self.workdir, meshes.num_shares(self.mesh) * config.accumulate)
             return feed.ExampleFeed(self.rows("train"), config.batch_size, config.seed, *processes, multiple=multiple)
         return feed.Feed(self.rows("train"), config.batch_size, config.seed, *processes)
 
@@ -149,7 +150,8 @@ class Experiment:
     @functools.cached_property
     def _optimizer(self) -> tuple:
         times = self.clockwork.total_steps, self.clockwork.steps
-        return optim.make(self.config, *times, self.adaptation.trained_shapes, self.adaptation.scaling(*times))
+        undecayed = getattr(self.adaptation.adapter, "undecayed", ())
+        return optim.make(self.config, *times, self.adaptation.trained_shapes, self.adaptation.scaling(*times), undecayed)
 
     @property
     def optimizer(self) -> Any:
@@ -159,14 +161,19 @@ class Experiment:
     def lr_fn(self) -> Callable:
         return self._optimizer[1]
 
-    def init_params(self) -> Any:
-        """Fresh parameters of the model itself, laid out over the mesh."""
+    def init_params(self, only: Collection[str] | None = None) -> Any:
+        """Fresh parameters of the model itself, or of these paths, laid out over the mesh: the same to the bit on every mesh."""
         key = jax.random.fold_in(jax.random.key(self.config.seed), 0)
-        return meshes.replicate(self.adaptation.draw(key), self.mesh)
+        if only is None:
+            return self.adaptation.draw(key, self.layout.of_params)
+        some = jax.jit(lambda key: tree.split(self.adaptation.draw(key), only)[0])(key)  # the rest is never worked out
+        return meshes.place(some, self.layout.of_params(some))
 
     def training_metrics(self, params: Any, batch: dict, key: jax.Array, progress: Any = None) -> dict[str, tuple]:
         """The task's {name: (sum, weight)} of a training batch."""
-        return self.task.metrics(self.model, params, batch, rng=key, progress=progress)
+        with auxiliary.collected() as sown:
+            metrics = self.task.metrics(self.model, params, batch, rng=key, progress=progress)
+        return auxiliary.added(metrics, sown)
 
     @property
     def parameter_shapes(self) -> Any:
@@ -184,30 +191,21 @@ class Experiment:
         """
         joined = self.adaptation.joined(self.init_params() if params is None else params)
         params, frozen = self.adaptation.split(tree.join(joined, tree.nest(added or {})))
-        # not compiled as a whole: zeros cost nothing, but one kernel each in a program of their own
-        state = steps.init_state(params, self.optimizer, self.config.seed, self.config.ema > 0)
-        state = state.replace(frozen=frozen, adapter=self.adaptation.begin(params))
-        return meshes.replicate(tree.unshared(state), self.mesh)
+        return placement.init_state(self, params, frozen)
 
     def train_step(self, compiling: Callable[[], Any] = contextlib.nullcontext) -> Callable:
         """The compiled `train_step(state, batch) -> (state, metrics)`; the state it is given is used up.
 
         A batch of a shape that did not come before is compiled for, inside the context that `compiling` makes.
         """
-        config, adapter = self.config, self.adaptation.adapter
-        one_text_a_row(adapter, self)
-        step = steps.make_train_step(
-            self.training_metrics,
-            self.optimizer,
-            self.lr_fn,
-            accumulate=config.accumulate,
-            ema=config.ema,
-            on_nonfinite=config.on_nonfinite,
-            total_steps=self.clockwork.total_steps,
-            adapter=None if adapter is None else steps.Hooks(adapter, self.clockwork.total_steps, self.clockwork.steps),
-        )
-        compiled = jax.jit(step, donate_argnums=0, out_shardings=meshes.replicated(self.mesh))
-        return _watched(compiled, self.feed.shapes if self.by_example else [], self.report, compiling)
+        return _watched(self.jitted_step(), self.feed.shapes if self.by_example else [], self.report, compiling)
+
+    def jitted_step(self) -> Callable:
+        """The step as `jax.jit` (or `jax.pmap`) has it: called, or lowered for shapes that say where they lie."""
+        one_text_a_row(self.adaptation.adapter, self)
+        return placement.jitted_step(self)
+
+    laid_out = placement.laid_out
 
     def clock(self) -> clocks.Clock:
         """Measures the run's speed, in tokens that are not padding; MFU where the model knows its FLOPs."""
@@ -224,6 +222,8 @@ class Experiment:
     def evaluation_params(self, state: steps.TrainState) -> Any:
         """The parameters to evaluate and to generate with: the average where there is one, or what a schedule-free optimiser says."""
         average = state.ema if state.ema is not None else optim.evaluation_params(state.opt_state, state.params)
+        if (adapter := self.adaptation.adapter) is not None:  # what comes out of an optimiser's state was never restricted
+            average = adapter.project(average, state.adapter)
         return steps.joined(average, state.frozen)
 
 
@@ -270,7 +270,7 @@ def make_model(config: Any, vocab_size: int, **sizes: int) -> Any:
     longer = getattr(adapter_of(config), "lengthens", 0)
     given = dict(max_length=config.sequence_length + longer, dtype=jnp.dtype(config.dtype), vocab_size=vocab_size, **sizes)
     try:
-        return lookup.make("model", config.model, **given)
+        return auxiliary.of_model(lookup.make("model", config.model, **given), config.model.to_dict())
     except UserError as error:
         if set(lookup.given("model", config.model.name)) <= given.keys():
             raise
@@ -285,5 +285,7 @@ def make_evaluators(experiment: Experiment) -> dict[str, tuple[Any, int]]:
 
 
 def make_writers(config: Any, workdir: pathlib.Path, start: int) -> writer.Writers:
-    """Everything that the run's numbers go to, from step `start` on."""
+    """Everything that the run's numbers go to, from step `start` on; nothing in any process but the first."""
+    if not processes.first():
+        return writer.Writers([])
     return writer.Writers(lookup.make("writer", plugin, directory=workdir, resume_step=start) for plugin in config.log.writers.values())

@@ -13,6 +13,7 @@ import numpy as np
 from decoder_lab.checkpoint.saver import Saver
 from decoder_lab.core import tree
 from decoder_lab.core.errors import UserError
+from decoder_lab.parallel import processes
 from decoder_lab.training import resume
 from decoder_lab.training import step as steps
 
@@ -26,15 +27,18 @@ def write_down(experiment: Any, workdir: pathlib.Path, step: int, state: steps.T
     `state` may be some steps further: with on_nonfinite="stop" nothing but its counters changes after the bad step.
     """
     folder = workdir / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
     index = step - 1  # the step that led from `index` to `step`
-    np.savez(folder / "batch.npz", **experiment.feed.batch(index))
+    if processes.first():
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(folder / "batch.npz", **experiment.feed.whole(index))
+        shutil.rmtree(folder / STATE, ignore_errors=True)
+    processes.gather("nonfinite", None)
     since = state.step - index  # steps since then, none of them applied
     before = state.replace(step=jnp.asarray(index, jnp.int32), skipped=state.skipped - since, halted=jnp.zeros((), bool), frozen=None)
-    shutil.rmtree(folder / STATE, ignore_errors=True)
     Saver(folder / STATE).save(index, before, meta={"base": experiment.adaptation.origin}, wait=True)
     key = jax.random.key_data(jax.random.fold_in(state.key, index))
-    (folder / "step.json").write_text(json.dumps({"step": index, "key": np.asarray(key).tolist()}) + "\n")
+    if processes.first():
+        (folder / "step.json").write_text(json.dumps({"step": index, "key": np.asarray(key).tolist()}) + "\n")
     return folder
 
 

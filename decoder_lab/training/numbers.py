@@ -9,20 +9,23 @@ from typing import Any
 import jax
 
 from decoder_lab.core import config as config_lib
-from decoder_lab.core import runtime
+from decoder_lab.core import runtime, tree
 from decoder_lab.core.durations import due
 from decoder_lab.core.errors import UserError
+from decoder_lab.parallel import processes
 from decoder_lab.training import experiment as experiments
 from decoder_lab.training import nonfinite
+from decoder_lab.training.company import Company
 
 
 class Numbers:
     """Takes what each step and each evaluation returned; everything written goes through here."""
 
-    def __init__(self, experiment: Any, workdir: pathlib.Path, start: int, meta: dict):
+    def __init__(self, experiment: Any, workdir: pathlib.Path, start: int, meta: dict, stop: runtime.StopSignals):
         self.experiment, self.workdir = experiment, workdir
         self.writers = experiments.make_writers(experiment.config, workdir, start)
         self.clock = experiment.clock()
+        self.company = Company(experiment.mesh, stop, self.clock)
         self.total = experiment.clockwork.total_steps
         self.log_every = experiment.clockwork.steps(experiment.config.log.every)
         self.best: dict[str, float] = dict(meta.get("best", {}))  # {"step": ..., "value": ...} of checkpoint.metric
@@ -42,7 +45,9 @@ class Numbers:
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
-        values = {name: _mean(pair) for name, pair in jax.device_get(metrics).items()}
+        with self.clock.waiting("device"):
+            metrics = jax.device_get(metrics)
+        values = {name: _mean(pair) for name, pair in metrics.items()}
         if self._first:
             self._first = False
             self.experiment.report(
@@ -54,7 +59,7 @@ class Numbers:
         if metrics["loss"][1] == 0:
             self.experiment.report(f"warning: step {step} had nothing to predict (all weights 0): loss 0 by definition, no update")
         if due(step, self.log_every, self.total):
-            self.writers.scalars(step, {f"train/{k}": v for k, v in values.items()} | self.clock.scalars())
+            self.writers.scalars(step, {f"train/{k}": v for k, v in values.items()} | self.clock.scalars() | self.company.scalars())
         self._latest |= {"loss": values["loss"], "lr": values["lr"]}
         self.writers.progress(step, self.total, self._latest | self.clock.progress(self.total - step))
 
@@ -80,7 +85,7 @@ class Numbers:
             except Exception as error:
                 error.add_note(f"while evaluator {name!r} ran at step {step}")
                 raise
-        scalars = {f"{name}/{k}": v for k, v in found.items() if not isinstance(v, str | dict)}
+        scalars = processes.common(name, {f"{name}/{k}": v for k, v in found.items() if not isinstance(v, str | dict)})
         texts = {f"{name}/{k}": v for k, v in found.items() if isinstance(v, str)}
         details = {f"{name}/{k}": v for k, v in found.items() if isinstance(v, dict)}
         if scalars:
@@ -118,14 +123,21 @@ class Numbers:
             "data_position": step,
             "data": self.experiment.rows("train").key,
             "layout": getattr(self.experiment.feed, "layout", None),
+            "multiple": getattr(self.experiment.feed, "multiple", None),
             "best": self.best,
             "base": self.experiment.adaptation.origin,
+            "teacher": self.experiment.teacher_origin,
+            "num_parameters": tree.count(self.experiment.adaptation.shapes),  # an adapter's base included, which is not in the checkpoint
             "config": json.loads(config_lib.to_json(config)),
         }
         return {**about, "config_hash": config_lib.digest(config), "versions": runtime.versions()}
 
-    def finish(self, step: int, stopped: str | None) -> int:
-        """Says how the run ended and how to go on; returns the exit code."""
+    def finish(self, step: int, stopped: str | None, saves: int, lost: float) -> int:
+        """Says where the time went, `lost` seconds of it in saves, how the run ended and how to go on; returns the exit code."""
+        if line := self.company.summary():
+            self.experiment.report(line)
+        if saves:
+            self.experiment.report(f"{saves} saves held the run up for {lost / saves:.2f} s each, {self.clock.share(lost)}")
         if stopped and step < self.total:
             self.experiment.report(f"stopped by {stopped} after step {step} of {self.total}; saved. The same command goes on from here.")
             return runtime.EXIT_RESUMABLE

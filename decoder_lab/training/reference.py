@@ -13,11 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from decoder_lab.core import tree
 from decoder_lab.data import cache
 from decoder_lab.data.examples import Examples, Feature
 from decoder_lab.data.rows import ExampleRows
 from decoder_lab.parallel import mesh as meshes
+from decoder_lab.parallel import processes
 from decoder_lab.training import resume
+from decoder_lab.training import step as steps
 
 NAME = "reference"
 
@@ -27,12 +30,13 @@ def completed(experiment: Any, rows: Any, split: str) -> Any:
     if not getattr(experiment.task, "has_reference", False):
         return rows
     path, about = experiment.workdir / f"{NAME}-{split}.npz", _about(experiment, rows)
-    values = _stored(path, about)
-    if values is None:
+    values = _stored(path, about) if _has_begun(experiment) else None  # until then a base of the same name may be another one
+    if not processes.share("reference", values is not None):
         experiment.report(f"{split}: working out the log-probabilities of {len(rows.examples):,} examples under the initial parameters")
         # on its own, so that the base's parameters are gone when the run's are made, and are not reported twice
         values = _worked_out(dataclasses.replace(experiment, report=cache.silent), rows)
-        _store(path, about, values)
+        if processes.first():
+            _store(path, about, values)
     ends = np.cumsum(rows.examples.sizes)[:-1]
     shards = [
         dataclasses.replace(shard, features={**shard.features, NAME: Feature(part, part.dtype)})
@@ -50,15 +54,23 @@ def _about(experiment: Any, rows: ExampleRows) -> dict:
 
 
 def _worked_out(experiment: Any, rows: ExampleRows) -> np.ndarray:
-    params, _ = resume.base_params(experiment)
+    base, given = resume.base_params(experiment)
+    # all that the run begins with: an adapter that goes on, or is not neutral at first, and a base in fewer bits
+    joined = tree.join(experiment.adaptation.joined(base), tree.nest(given))
+    params = steps.joined(*experiment.adaptation.split(joined))
     task, model, mesh = experiment.task, experiment.model, experiment.mesh
-    compute = jax.jit(lambda params, batch: task.reference(model, params, batch))
+    compute = jax.jit(experiment.laid_out(lambda params, batch: task.reference(model, params, batch)))
+    devices = meshes.num_shares(mesh)
     values = np.zeros((len(rows.examples), 2), np.float32)
-    wanted = -(-experiment.config.batch_size // mesh.size) * mesh.size
-    for e_B, batch in rows.plan(wanted, mesh.size).evaluation():
-        found_B2 = np.asarray(compute(params, meshes.shard_batch(batch, mesh)))
+    wanted = -(-experiment.config.batch_size // devices) * devices
+    for e_B, batch in rows.plan(wanted, devices).evaluation():
+        found_B2 = np.asarray(meshes.fetch(compute(params, meshes.shard_whole(batch, mesh)), mesh))
         values[e_B[e_B >= 0]] = found_B2[e_B >= 0]
     return values
+
+
+def _has_begun(experiment: Any) -> bool:
+    return any(path.name.isdecimal() for path in (experiment.workdir / "checkpoints").glob("*"))
 
 
 def _stored(path: pathlib.Path, about: dict) -> np.ndarray | None:

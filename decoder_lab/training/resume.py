@@ -3,17 +3,19 @@
 A checkpoint of an adapted run holds what is trained. The rest comes again from where it came from, 2 or 3, and must be the same to the bit.
 """
 
+import contextlib
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
-from decoder_lab.checkpoint import partial
+from decoder_lab.checkpoint import partial, snapshot
 from decoder_lab.checkpoint.saver import Saver
 from decoder_lab.core import tree
 from decoder_lab.core.errors import UserError
 from decoder_lab.parallel import mesh as meshes
+from decoder_lab.parallel import processes
 from decoder_lab.training import step as steps
 from decoder_lab.training import teacher, weights
 
@@ -28,9 +30,9 @@ def make_saver(config: Any, workdir: pathlib.Path, report: Callable[[str], None]
 
 def template(experiment: Any) -> Any:
     """Shapes, dtypes and layout of what a checkpoint holds of the experiment's state: all but what an adapter leaves as it is."""
-    sharding = meshes.replicated(experiment.mesh)
     shapes = jax.eval_shape(lambda: experiment.init_state().replace(frozen=None))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+    where = experiment.layout.of_state(shapes)
+    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, where)
 
 
 def restore(experiment: Any, saver: Saver, checkpoint: int | str | None = None) -> tuple[Any, dict, int]:
@@ -38,14 +40,15 @@ def restore(experiment: Any, saver: Saver, checkpoint: int | str | None = None) 
     state, meta, step = saver.restore(template(experiment), checkpoint)
     if experiment.adaptation.adapter is not None:
         base, _ = base_params(experiment, meta.get("base", {}))
-        state = state.replace(frozen=meshes.replicate(experiment.adaptation.split(base)[1], experiment.mesh))
-    return with_teacher(experiment, state), meta, step
+        frozen = experiment.adaptation.split(base)[1]
+        state = state.replace(frozen=meshes.place(frozen, experiment.layout.of_params(frozen)))
+    return with_teacher(experiment, state, meta.get("teacher", {})), meta, step
 
 
 def start_state(experiment: Any, saver: Saver) -> tuple[Any, int, dict]:
     """Returns (state, step to go on from, what the checkpoint's meta says)."""
-    if saver.steps():
-        if saver.steps() == [0]:
+    if there := processes.share("checkpoints at the start", saver.steps()):
+        if there == [0]:
             weights.refuse_to_go_on(saver.directory / "0", experiment.workdir)
         state, meta, step = restore(experiment, saver)
         experiment.report(f"going on from the checkpoint of step {step}")
@@ -61,14 +64,32 @@ def start_state(experiment: Any, saver: Saver) -> tuple[Any, int, dict]:
     return with_teacher(experiment, experiment.init_state(*base_params(experiment))), 0, {}
 
 
-def with_teacher(experiment: Any, state: Any) -> Any:
-    """Returns the state with the parameters of the task's teacher, if it has one, among those that are not trained."""
+def rows_multiple(workdir: pathlib.Path, needed: int) -> int:
+    """Returns what the rows of batches of examples are to be multiples of: what the run began with, if it is a multiple of `needed`.
+
+    So a run that goes on on fewer devices keeps its batches, and the order of its examples.
+    """
+    for step in sorted((int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdecimal()), reverse=True):
+        with contextlib.suppress(snapshot.Damaged):
+            begun = snapshot.read_record(workdir / "checkpoints" / str(step))["meta"].get("multiple")
+            return begun if begun and begun % needed == 0 else needed
+    return needed
+
+
+def with_teacher(experiment: Any, state: Any, expected: Mapping[str, Any] | None = None) -> Any:
+    """Returns the state with the parameters of the task's teacher, if it has one, among those that are not trained.
+
+    `expected` is what a checkpoint says of them: the step of the teacher's run and their fingerprint. Errors: UserError where they differ.
+    """
     if experiment.teacher is None:
         return state
     teacher.check(experiment, experiment.teacher)
-    params, step = all_params(experiment.teacher, experiment.config.task.kw.checkpoint)
-    experiment.report(f"the teacher: step {step} of {experiment.teacher.workdir}, {tree.count(params):,} parameters")
-    return state.replace(frozen=tree.join(state.frozen or {}, {"teacher": meshes.replicate(params, experiment.mesh)}))
+    params, step = all_params(experiment.teacher, str((expected or {}).get("checkpoint", experiment.config.task.kw.checkpoint)))
+    if not expected:
+        experiment.report(f"the teacher: step {step} of {experiment.teacher.workdir}, {tree.count(params):,} parameters")
+    experiment.teacher_origin = teacher.origin(experiment.teacher, params, step, expected or {})
+    placed = meshes.place(params, experiment.layout.of_params(params))
+    return state.replace(frozen=tree.join(state.frozen or {}, {"teacher": placed}))
 
 
 def base_params(experiment: Any, expected: Mapping[str, Any] | None = None) -> tuple[Any, dict]:
@@ -78,17 +99,19 @@ def base_params(experiment: Any, expected: Mapping[str, Any] | None = None) -> t
     reported then. Errors: UserError where they differ.
     """
     source, adaptation, expected = experiment.config.init_from, experiment.adaptation, expected or {}
-    fresh = experiment.init_params()
     given = weights.initial_adapter(experiment, pathlib.Path(source.adapter)) if source.adapter and not expected else {}
     if not source.workdir:
+        fresh = experiment.init_params()
         adaptation.take(fresh, {}, expected)
         return fresh, given
     taken, step = source_params(experiment, str(expected.get("checkpoint", source.checkpoint)))
     taken, added = _without(taken, adaptation.added)
     rules = dict(include=source.include, exclude=source.exclude, rename=source.rename.to_dict())
     rules |= dict(first_rows=source.first_rows, extend=source.extend, stretch=source.stretch)
-    params, report = partial.init_from(fresh, taken, rules)
+    params, report = partial.init_from(_laid_out(experiment), taken, rules)
     adaptation.check_loaded(report.initial)
+    if report.initial:  # only these are drawn: the others are in memory once
+        params = tree.join(params, experiment.init_params(set(report.initial)))
     if not expected:
         experiment.report(f"initial parameters from step {step} of {source.workdir}")
         run = not weights.is_directory(pathlib.Path(source.workdir))
@@ -99,6 +122,13 @@ def base_params(experiment: Any, expected: Mapping[str, Any] | None = None) -> t
         experiment.report(str(report) + (f"\nand of what the adapter adds: {len(added)}" if added else ""))
     adaptation.take(params, {"workdir": source.workdir, "checkpoint": step}, expected)
     return params, added | given
+
+
+def _laid_out(experiment: Any) -> Any:
+    """Returns the shapes of the model's own parameters, and where on the mesh they lie."""
+    shapes = experiment.adaptation.base_shapes
+    where = experiment.layout.of_params(shapes)
+    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, where)
 
 
 def source_params(experiment: Any, checkpoint: str) -> tuple[Any, int]:

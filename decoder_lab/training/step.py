@@ -61,6 +61,17 @@ class Hooks:
         return None if params is None else self.adapter.project(params, memory)
 
 
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """What a step does where each device runs it on rows of its own (`parallel/replicated.py`); as it is, for all rows at once, nothing.
+
+    total: tree -> sums over the devices; own_key: key -> another on every device.
+    """
+
+    total: Callable[[Any], Any] = lambda tree: tree
+    own_key: Callable[[jax.Array], jax.Array] = lambda key: key
+
+
 def joined(params: Any, frozen: Any) -> Any:
     """Returns all parameters of a model."""
     return params if frozen is None else tree.join(frozen, params)
@@ -90,6 +101,8 @@ def sum_gradients(
     def loss_sum(params, batch, key):
         metrics = metrics_fn(params, batch, key)
         loss, weight = metrics["loss"]
+        if "auxiliary" in metrics:  # of layers, see `training/auxiliary.py`
+            loss = loss + metrics["auxiliary"][0]
         if (extra := penalty(params)) is not None:  # beside the loss, which stays comparable with that of other runs
             weight = jax.lax.stop_gradient(weight)
             loss, metrics = loss + weight * extra, {**metrics, "penalty": (weight * extra, weight)}
@@ -125,6 +138,7 @@ def make_train_step(
     on_nonfinite: str,
     total_steps: int | None = None,
     adapter: Hooks | None = None,
+    devices: Devices = Devices(),
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Returns `train_step(state, batch) -> (state, metrics)`.
 
@@ -139,13 +153,14 @@ def make_train_step(
         that the loop sees one step later is still the one from which the bad step can be replayed.
       total_steps: of the whole run.
       adapter: what an adapter adds.
+      devices: how devices that run the step on rows of their own act as one.
     """
     penalty = (lambda params: None) if adapter is None else adapter.penalty
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        key = jax.random.fold_in(state.key, state.step)
+        key = devices.own_key(jax.random.fold_in(state.key, state.step))
         trained_fn = of_trained(at_step(metrics_fn, state.step, total_steps), state.frozen)
-        grads, metrics = sum_gradients(trained_fn, state.params, batch, key, accumulate, penalty)
+        grads, metrics = devices.total(sum_gradients(trained_fn, state.params, batch, key, accumulate, penalty))
         loss_sum, weight = metrics["loss"]
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-6), grads)
         norm = optax.tree.norm(grads)

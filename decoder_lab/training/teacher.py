@@ -1,10 +1,12 @@
 """The teacher of a task that learns from another run's model: that run, opened and compared with this one."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from decoder_lab.core import lookup
 from decoder_lab.core.errors import UserError
+from decoder_lab.training.adaptation import fingerprint
 
 
 def wanted(config: Any) -> bool:
@@ -32,3 +34,15 @@ def check(experiment: Any, other: Any) -> None:
     ours, theirs = (getattr(run.task, "labels", ()) for run in (experiment, other))
     if ours != theirs:
         raise UserError(f"teacher: its labels are {', '.join(theirs) or 'none'}, this run's are {', '.join(ours) or 'none'}.")
+
+
+def origin(other: Any, params: Any, step: int, expected: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {"workdir", "checkpoint", "fingerprint"} of the teacher, which a checkpoint keeps. Errors: UserError where it is another one."""
+    found = {"workdir": str(other.workdir), "checkpoint": step, "fingerprint": fingerprint(params)}
+    if expected and expected["fingerprint"] != found["fingerprint"]:
+        raise UserError(
+            f"the teacher that this run learned from (step {expected['checkpoint']} of {expected['workdir']}) is no longer the same: "
+            f"its fingerprint was {expected['fingerprint']} and is {found['fingerprint']}. Bring it back, or learn from the new one in "
+            "another workdir."
+        )
+    return found

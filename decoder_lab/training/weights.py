@@ -19,7 +19,6 @@ from decoder_lab.interop.family_base import Sizes
 from decoder_lab.interop.safetensors import Lazy
 from decoder_lab.interop.table import rules
 from decoder_lab.ops import tag_schemes
-from decoder_lab.parallel import mesh as meshes
 
 TOWER = "target_tower/"
 NEVER = -1e9  # the logit of a token that is never to be written
@@ -82,8 +81,8 @@ def import_run(experiment: Any, directory: Directory) -> None:
     wrong = [f"{p}: {list(arrays[p].shape)}, this config has {list(shapes[p].shape)}" for p in shapes if arrays[p].shape != shapes[p].shape]
     if wrong or arrays.keys() != shapes.keys():
         raise UserError("\n".join([f"{directory.path} does not fit the config:", *wrong, *sorted(arrays.keys() ^ shapes.keys())]))
-    sharding = meshes.replicated(experiment.mesh)
-    params = {path: jax.device_put(np.asarray(arrays[path], shapes[path].dtype), sharding) for path in shapes}
+    where = tree.flatten(experiment.layout.of_params(tree.nest(shapes)))
+    params = {path: jax.device_put(np.asarray(arrays[path], shapes[path].dtype), where[path]) for path in shapes}
     params |= _silenced(experiment, directory, params)
     if directory.left_out:
         experiment.report(f"left out, as the lab's model has no such part:\n{tree.grouped(directory.left_out)}")
@@ -139,37 +138,39 @@ def export_run(experiment: Any, params: Any, output: pathlib.Path, model_type: s
 
 
 def export_adapter(experiment: Any, params: Any, output: pathlib.Path, model_type: str = "") -> None:
-    """Writes what an adapter added, of all `params` of a run, in PEFT's format. Errors: UserError where something else was trained too."""
+    """Writes what an adapter added, of all `params` of a run, in PEFT's format, and beside it what was trained of the model itself."""
     adaptation = experiment.adaptation
     if adaptation.adapter is None:
         raise UserError(f"--format=peft: {experiment.workdir} was trained without an adapter: use --format=huggingface.")
-    if own := sorted(adaptation.trained - adaptation.added):
-        named = ", ".join(own[:5])
-        raise UserError(f"--format=peft: parameters of the model itself were trained too ({named}): merge and export it whole.")
-    leaves = {path: leaf for path, leaf in tree.flatten(params).items() if path in adaptation.added}
-    shapes, places = _their_rules(experiment, model_type)
-    written = peft.write(output, adaptation.adapter, layout.unrolled(leaves), places, shapes, experiment.config.model.name)
+    flat = tree.flatten(params)
+    leaves = layout.unrolled({path: leaf for path, leaf in flat.items() if path in adaptation.added})
+    base = layout.unrolled({path: leaf for path, leaf in flat.items() if path not in adaptation.added})
+    own = layout.unrolled({path: flat[path] for path in adaptation.trained - adaptation.added})
+    written = peft.write(output, adaptation.adapter, leaves, own, _their_places(experiment, model_type, base))
     experiment.report(f"{output}: {written}")
 
 
 def initial_adapter(experiment: Any, path: pathlib.Path) -> dict[str, Any]:
-    """Returns {path: array} of what an adapter adds, from a directory that PEFT wrote."""
+    """Returns {path: array} of what an adapter adds, and of what it trains of the model itself, from a directory that PEFT wrote."""
     adaptation = experiment.adaptation
     if adaptation.adapter is None:
         raise UserError(f"init_from.adapter: {path} holds an adapter and this run has none: set adapt.")
-    wanted = {path: leaf for path, leaf in tree.flatten(adaptation.shapes).items() if path in adaptation.added}
-    _, places = _their_rules(experiment, "")
-    found = peft.read(path, adaptation.adapter, layout.unrolled(wanted), places)
-    return {at: np.asarray(array) for at, array in layout.stacked_as({at: Lazy.of(array) for at, array in found.items()}, wanted).items()}
+    shapes = tree.flatten(adaptation.shapes)
+    wanted = layout.unrolled({path: shapes[path] for path in adaptation.added})
+    own = layout.unrolled({path: shapes[path] for path in adaptation.trained - adaptation.added})
+    base = layout.unrolled(tree.flatten(adaptation.base_shapes))
+    found, whole = peft.read(path, adaptation.adapter, wanted, own, _their_places(experiment, "", base))
+    experiment.report(f"{path}: {len(wanted)} arrays of the adapter" + (f", and whole: {', '.join(whole)}" if whole else ""))
+    return {at: np.asarray(array) for at, array in layout.stacked_as({at: Lazy.of(array) for at, array in found.items()}, shapes).items()}
 
 
-def _their_rules(experiment: Any, model_type: str) -> tuple[dict, dict]:
-    """Returns (shapes of the model's parameters, layers one by one; {their tensor: rule}) of the family that the model is of."""
+def _their_places(experiment: Any, model_type: str, params: Mapping[str, Any]) -> peft.Places:
+    """Returns where these parameters of the model, layers one by one, lie in the family that it is of."""
     model = dict(name=experiment.config.model.name, kw=lookup.part(experiment.config.model)[1])
     chosen, _ = export.choose(model, _sizes(experiment), model_type)
-    shapes = layout.unrolled(tree.flatten(experiment.adaptation.base_shapes))
-    of = family(chosen).table(plugin.completed("model", model))
-    return shapes, rules(of, {path: array.shape for path, array in shapes.items()})
+    table = family(chosen).table(plugin.completed("model", model))
+    tied = frozenset(table.copies) | frozenset(table.copies.values())
+    return peft.Places(rules(table, {path: array.shape for path, array in params.items()}), params, tied, model["name"])
 
 
 def _sizes(experiment: Any) -> Sizes:

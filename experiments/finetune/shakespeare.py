@@ -56,5 +56,7 @@ def get_config(arg=""):
     config.optimizer = dict(name="adamw", kw=dict(b1=0.9, b2=0.98))
     config.schedule = dict(name="cosine", kw=dict(warmup="5%", floor=0.0))
     config.evaluators = dict(val=dict(name="mean", every="25%", kw=dict(split="validation", batch_size=32)))
+    if arg.method == "adalora":
+        config.evaluators["ranks"] = dict(name="adapter_ranks", every="5%", kw={})
     config.checkpoint = dict(every="100%", keep=1)
     return config

@@ -45,6 +45,9 @@ def decoder(**kw):
 
 SIX = dict(targets=("(query|key|value|out|up|down)/kernel$",))  # AdaLoRA's table 1: W_q, W_k, W_v, W_o, W_f1, W_f2
 QWEN25_3B = decoder(num_layers=36, num_heads=16, num_kv_heads=2, width=2048, mlp_dim=11008, norm="rms", position="rotary", mlp="swiglu")
+DEBERTA_XXL = dict(
+    name="masked_lm", kw=dict(encoder=dict(name="transformer", kw=dict(num_layers=48, num_heads=24, width=1536, scan_layers=True)))
+)
 BLOOMZ_560M = decoder(num_layers=24, num_heads=16, width=1024, position="alibi", embedding_norm=True)
 MT0_LARGE = {
     side: dict(
@@ -73,9 +76,10 @@ TABLE = [
     ("lora", dict(rank=8), bert("bert-large"), 786_432),
     ("lora", dict(rank=2, **SIX), bert("bert-base"), 331_776),  # DeBERTaV3-base
     ("lora", dict(rank=8, **SIX), bert("bert-base"), 1_327_104),
+    ("lora", dict(rank=16, **SIX), bert("bert-base"), 2_654_208),
+    ("lora", dict(rank=16), DEBERTA_XXL, 4_718_592),
     ("adalora", dict(rank=2, target_rank=1, **SIX), bert("bert-base"), 331_920),
     ("adalora", dict(rank=8, target_rank=4, **SIX), bert("bert-base"), 1_327_680),
-    ("adalora", dict(rank=12, target_rank=8), bert("bert-base"), 442_656),  # PEFT's 520,325 on ViT-base, less its head's 77,669
     ("bottleneck", dict(width=8), bert("bert-base"), 313_536),
     ("bottleneck", dict(width=16), bert("bert-base"), 608_640),
     ("bottleneck", dict(width=32), bert("bert-base"), 1_198_848),
@@ -103,10 +107,19 @@ def test_gpt3s_counts():
     assert counts == [4_718_592, 18_874_368, 37_748_736]
 
 
-def test_with_the_head():
-    """RoBERTa-base on GLUE with its two-label head of two layers: microsoft/LoRA's 0.8 million."""
+@pytest.mark.parametrize(
+    ("adapter", "head", "num_labels", "expected"),
+    [
+        # RoBERTa-base on GLUE with its two-label head of two layers: microsoft/LoRA's 0.8 million
+        (dict(name="lora", kw=dict(rank=8)), "tanh", 2, 294_912 + 768 * 768 + 768 + 768 * 2 + 2),
+        # PEFT's ViT-base with 101 classes, from its first layer's output on: the same shapes
+        (dict(name="lora", kw=dict(rank=16)), "linear", 101, 667_493),
+        (dict(name="adalora", kw=dict(rank=12, target_rank=8)), "linear", 101, 520_325),
+    ],
+)
+def test_with_the_head(adapter, head, num_labels, expected):
     encoder = dict(name="transformer", kw=dict(variant="bert-base", scan_layers=True))
-    model = dict(name="classifier", kw=dict(variant="bert", encoder=encoder))
-    made = lookup.make("model", model, vocab_size=100, num_labels=2, **SHORT)
-    adaptation = Adaptation(lookup.make("adapter", dict(name="lora", kw=dict(rank=8))), made, Reads(model), jax.random.key(0))
-    assert tree.count(adaptation.trained_shapes) == 294_912 + 768 * 768 + 768 + 768 * 2 + 2 == 887_042
+    model = dict(name="classifier", kw=dict(pooling="first", head=head, encoder=encoder))
+    made = lookup.make("model", model, vocab_size=100, num_labels=num_labels, **SHORT)
+    adaptation = Adaptation(lookup.make("adapter", adapter), made, Reads(model), jax.random.key(0))
+    assert tree.count(adaptation.trained_shapes) == expected

@@ -1,4 +1,4 @@
-"""Properties of the process around a run: one at a time, stopped politely, and written down."""
+"""Properties of the process around a run: stopped politely, and written down."""
 
 import json
 import os
@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import pytest
 
 from decoder_lab.core import runtime
-from decoder_lab.core.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -24,14 +23,6 @@ def child(code, *arguments):
     assert process.stdout.readline() == "ready\n"
     return process
 
-
-HOLDER = """
-import sys, time
-from decoder_lab.core import runtime
-with runtime.RunLock(sys.argv[1]):
-    print("ready")
-    time.sleep(60)
-"""
 
 STEPS = """
 import sys, time
@@ -45,21 +36,6 @@ with runtime.StopSignals() as stop:
         time.sleep(60)
 sys.exit(runtime.EXIT_RESUMABLE)
 """
-
-
-def test_a_second_run_in_a_workdir_is_refused_with_the_first_ones_name(tmp_path):
-    process = child(HOLDER, tmp_path)
-    try:
-        with pytest.raises(UserError, match=rf"process {process.pid} on .*another --workdir"), runtime.RunLock(tmp_path):
-            pass
-    finally:
-        process.kill()
-        process.communicate()
-    with runtime.RunLock(tmp_path):  # a killed holder holds nothing
-        with pytest.raises(UserError, match=str(os.getpid())), runtime.RunLock(tmp_path):
-            pass
-    with runtime.RunLock(tmp_path / "new" / "workdir"):
-        pass
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -5,6 +5,7 @@ import json
 import math
 import struct
 import sys
+import time
 import types
 
 import numpy as np
@@ -12,18 +13,26 @@ import pytest
 
 from decoder_lab.core import lookup
 from decoder_lab.core.errors import UserError
-from decoder_lab.core.writer import Writers, console, jsonl, tensorboard
+from decoder_lab.core.writer import Writers, console, hyperparameters, jsonl, tensorboard
+from decoder_lab.core.writer import mlflow as mlflow_writer
 from decoder_lab.core.writer import wandb as wandb_writer
+
+CONFIG = {"lr": 0.1, "tags": ["a"], "adapt": None, "model": {"name": "m", "kw": {}}, "checkpoint": {"metric": "val/loss"}}
+BINS = {"kind": "histograms", "groups": {"layer_0": {"edges": [0.0, 1.0, 3.0], "counts": [4, 2]}}}
+DETAILS = {"norms/bins": BINS, "a/confusion": {"kind": "confusion", "labels": ["x"], "matrix": np.array([[1.5, math.nan]])}}
 
 
 @pytest.mark.parametrize("name", lookup.names("writer"))
 def test_every_writer_keeps_the_contract(name, tmp_path, monkeypatch):
     """Walks the folder: a new writer is tested before its author writes a test."""
     monkeypatch.setitem(sys.modules, "wandb", FakeWandb())
+    monkeypatch.setitem(sys.modules, "mlflow", FakeMlflow())
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     for resume_step in (None, 0, 5):
         writer = lookup.find("writer", name)(directory=tmp_path, resume_step=resume_step)
         writer.scalars(1, {"train/loss": np.float32(1.5), "val/x": 2, "val/nan": math.nan})
         writer.text(1, {"samples/a": "some\ntext"})
+        writer.details(1, DETAILS)
         writer.progress(1, 10, {"loss": 1.0})
         writer.close()
 
@@ -39,13 +48,14 @@ def log(directory, first, last, resume_step=None, until=None):
             writer.scalars(step, {"train/loss": 1 / (step + 1), "train/lr": 0.1})
         if step % 2 == 0:
             writer.scalars(step, {"val/loss": 2 / (step + 1)})
+            writer.details(step, {"a/confusion": {"kind": "confusion", "labels": [], "matrix": [[step]]}})
             writer.text(step, {"samples": f"text of {step} ü"})
     if not until:
         writer.close()
 
 
 def contents(directory):
-    return [(directory / name).read_bytes() for name in (jsonl.METRICS, jsonl.SAMPLES)]
+    return [(directory / name).read_bytes() for name in (jsonl.METRICS, jsonl.SAMPLES, jsonl.DETAILS)]
 
 
 @pytest.mark.parametrize("killed_after, saved_at", [(7, 4), (4, 4), (5, 4), (3, None), (9, 6)])
@@ -118,6 +128,23 @@ def test_a_damaged_file_is_an_error_and_stays_as_it_is(tmp_path):
     with pytest.raises(UserError, match="line 3"):
         jsonl.Writer(tmp_path, 4)
     assert path.read_bytes() == damaged
+
+
+def test_details_are_plain_data_that_stand_at_their_step(tmp_path):
+    writer = jsonl.Writer(tmp_path, None)
+    assert not (tmp_path / jsonl.DETAILS).exists()  # of a run that has none
+    writer.details(7, DETAILS)
+    writer.close()
+    (line,) = jsonl.read_records(tmp_path / jsonl.DETAILS)
+    assert line == {"step": 7, "norms/bins": BINS, "a/confusion": {"kind": "confusion", "labels": ["x"], "matrix": [[1.5, "nan"]]}}
+    assert jsonl.read_records(tmp_path / "absent.jsonl") == []
+
+
+def test_settings_are_flat_and_plain(tmp_path):
+    assert hyperparameters(tmp_path) == {}
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    wanted = {"lr": 0.1, "tags": '["a"]', "adapt": "null", "model.name": "m", "model.kw": "{}", "checkpoint.metric": "val/loss"}
+    assert hyperparameters(tmp_path) == wanted
 
 
 # --- console ---
@@ -228,10 +255,52 @@ def test_tensorboard_gets_scalars_and_texts_and_forgets_what_is_redone(tmp_path)
     assert purges == [None, 5]  # from there on the older file is not shown; the resumed step itself stays
 
 
+def test_tensorboard_gets_histograms_and_settings(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    writer = tensorboard.Writer(tmp_path, None)
+    writer.details(3, DETAILS)
+    writer.close()
+    found, _ = events(tmp_path / tensorboard.FOLDER)
+    tags = [tag for _, tag in found]
+    assert (3, "norms/bins/layer_0") in found and (3, "a/confusion/text_summary") in found
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(tags)
+    data = b"".join(path.read_bytes() for path in (tmp_path / tensorboard.FOLDER).iterdir())
+    assert b"val/loss" in data and b"model.name" in data
+
+
+class FakeMlflow(types.SimpleNamespace):
+    """Keeps what a client is told."""
+
+    def __init__(self):
+        self.told = []
+        entities = types.SimpleNamespace(Param=lambda *a: a, Metric=lambda *a: a)
+        super().__init__(entities=entities, MlflowClient=lambda tracking_uri: self)
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        made = types.SimpleNamespace(experiment_id="1", info=types.SimpleNamespace(run_id=f"run {len(self.told)}"))
+        return lambda *a, **kw: self.told.append((name, a, kw)) or made
+
+
+def test_mlflow_goes_on_with_its_run_and_starts_anew_from_scratch(tmp_path, monkeypatch):
+    fake = FakeMlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    made = [mlflow_writer.Writer(tmp_path, resume_step) for resume_step in (None, 3, 0)]
+    assert sum(name == "create_run" for name, *_ in fake.told) == 2
+    assert made[0]._id == made[1]._id != made[2]._id
+    settings = next(kw["params"] for name, _, kw in fake.told if name == "log_batch")
+    assert ("lr", "0.1") in settings
+    made[0].scalars(4, {"val/f1 (%)": np.float32(0.5)})
+    (metric,) = fake.told[-1][2]["metrics"]
+    assert (metric[0], metric[1], metric[3]) == ("val/f1 ---", 0.5, 4)
+
+
 class FakeWandb(types.SimpleNamespace):
     def __init__(self):
         self.calls, self.logged = [], []
-        super().__init__(Html=lambda text: text)
+        super().__init__(Html=lambda text: text, Histogram=lambda np_histogram: np_histogram)
 
     def init(self, **kw):
         self.calls.append(kw)
@@ -249,9 +318,49 @@ def test_wandb_goes_on_with_its_run_and_starts_anew_from_scratch(tmp_path, monke
     writer.scalars(1, {"a": np.float32(2)})
     writer.text(1, {"s": "<b>"})
     assert fake.logged == [(1, {"a": 2.0}), (1, {"s": "<pre>&lt;b&gt;</pre>"})]
+    writer.details(1, {"norms/bins": BINS})
+    assert fake.logged[-1] == (1, {"norms/bins/layer_0": ([4, 2], [0.0, 1.0, 3.0])})
 
 
-@pytest.mark.parametrize("writer, package", [(wandb_writer, "wandb"), (tensorboard, "tensorboardX")])
+def test_wandb_itself_takes_everything_offline(tmp_path, monkeypatch):
+    """With the real package, where it is installed: nothing leaves the machine, and its file holds the same names."""
+    pytest.importorskip("wandb", reason="wandb is not installed: pip install wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    writer = wandb_writer.Writer(tmp_path, None, mode="offline")
+    writer.scalars(1, {"val/loss": 0.5})
+    writer.text(1, {"samples/0": "<b>"})
+    writer.details(2, DETAILS)
+    writer.close()
+    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    names = ("val/loss", "samples/0", "norms/bins/layer_0", "a/confusion", "lr", "model.name")
+    end = time.monotonic() + 30  # a process of W&B's own writes the file, and may not be done when `finish` returns
+    while lacking := [name for name in names if name.encode() not in path.read_bytes()]:
+        assert time.monotonic() < end, lacking
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_mlflow_itself_takes_everything_offline(tmp_path, monkeypatch):
+    """With the real package, where it is installed, into a database file; making its tables takes seconds."""
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed: pip install mlflow-skinny sqlalchemy alembic")
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(CONFIG))
+    for resume_step in (None, 2):
+        writer = mlflow_writer.Writer(tmp_path / "run", resume_step, tracking_uri=uri)
+        writer.scalars(2, {"val/loss": 0.5, "val/nan": math.nan})
+        writer.text(2, {"samples/0": "<b>"})
+        writer.details(2, DETAILS)
+        writer.close()
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("decoder_lab").experiment_id])
+    assert run.data.metrics["val/loss"] == 0.5 and run.data.params["model.name"] == "m" and run.info.status == "FINISHED"
+    assert {a.path for a in client.list_artifacts(run.info.run_id, "samples/0")} == {"samples/0/2.txt"}
+
+
+@pytest.mark.parametrize("writer, package", [(wandb_writer, "wandb"), (tensorboard, "tensorboardX"), (mlflow_writer, "mlflow")])
 def test_a_missing_package_is_named_with_its_command(writer, package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=f"pip install {package}"):

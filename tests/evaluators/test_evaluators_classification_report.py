@@ -39,6 +39,7 @@ def test_one_label():
     assert asked == [("validation", "state", 3, 2)]
     assert numbers["accuracy"] == pytest.approx(2 / 3) and numbers["f1_macro"] == pytest.approx(2 / 3)
     assert numbers["mcc"] == pytest.approx(0.5) and "rows are the truth" in numbers["report"]
+    assert numbers["confusion"] == dict(kind="confusion", labels=["x", "y"], matrix=[[1, 0], [1, 1]])
     assert "report" not in evaluator("single", table=False)[0].run(None)
 
 

@@ -30,7 +30,13 @@ def run(pairs, **kw):
 def test_tags_are_scored_against_the_raw_items():
     """KNOWN_BUGS 22: span F1 over the raw tags, also those that the model does not know (y)."""
     found = run([(raw, tags) for raw, tags, _ in PAIRS])
-    report = found.pop("report")
+    report, confusion = found.pop("report"), found.pop("confusion")
+    assert confusion["labels"] == ["B-x", "B-y", "I-y", "O"] and confusion["matrix"] == [
+        [1, 0, 0, 0],
+        [0, 1, 0, 0],
+        [0, 0, 0, 1],
+        [0, 0, 0, 2],
+    ]
     assert found == pytest.approx({"precision": 50, "recall": 50, "f1": 50, "tag_accuracy": 80, "sentence_accuracy": 200 / 3})
     assert [line.split()[0] for line in report.splitlines()] == ["type", "x", "y", "all"]
     assert report.splitlines()[1].split() == ["x", "100.00", "100.00", "100.00", "1"]

@@ -1,6 +1,6 @@
 """PEFT's format: what it computes with the exported base is what is merged here, and what is read back is what was written.
 
-Checked once with peft 0.21.2 itself: logits of GPT-2 and Llama shapes within 2e-6 in float32, lora and dora.
+With peft itself: test_interop_peft_live.py.
 """
 
 import json
@@ -20,7 +20,13 @@ LLAMA = dict(norm="rms", position="rotary", mlp="swiglu", use_bias=False, num_kv
 CASES = {
     "llama": (LLAMA, dict(name="lora", kw=dict(rank=2, alpha=3.0, rank_stabilised=True))),
     "gpt2": ({}, dict(name="lora", kw=dict(rank=2, alpha=3.0))),
+    "gpt2_stabilised": ({}, dict(name="lora", kw=dict(rank=2, alpha=3.0, rank_stabilised=True))),
     "llama_dora": (LLAMA, dict(name="dora", kw=dict(rank=2, alpha=3.0, targets=("(query|down)/kernel",)))),
+    "gpt2_dora": ({}, dict(name="dora", kw=dict(rank=2, alpha=3.0, targets=("(query|value|up)/kernel",)))),
+    "gpt2_adalora": ({}, dict(name="adalora", kw=dict(rank=3, target_rank=2, targets=("(query|value|up)/kernel",)))),
+    "llama_ia3": (LLAMA, dict(name="ia3", kw={})),
+    "gpt2_ia3": ({}, dict(name="ia3", kw={})),
+    "gpt2_whole": ({}, dict(name="lora", kw=dict(rank=2, also_train=("layer_1/mlp/up/(kernel|bias)$", "final_norm/")))),
 }
 
 
@@ -44,38 +50,58 @@ def moved(experiment):
 
 
 def adapted(name, tensor, file, config):
-    """PEFT's formula, in its layout: W + scale B A, for dora with every row brought to its length."""
-    module = name.removesuffix(".weight")
-    a, b = (file.get(f"base_model.model.{module}.lora_{part}.weight") for part in "AB")
-    if a is None:
+    """PEFT's formulas, in its layout: W + scale B A, for dora with every row brought to its length; W + scale B E A; l W or W l."""
+    module, name = name.rpartition(".")[0], f"base_model.model.{name}"
+    transposed = config["fan_in_fan_out"] and tensor.ndim == 2
+    weight, of = tensor.T if transposed else tensor, f"base_model.model.{module}"
+    if name in file:
+        return file[name]
+    if f"{of}.ia3_l" in file and module in config["feedforward_modules"]:
+        weight = weight * file[f"{of}.ia3_l"] if weight.ndim == 2 else weight
+    elif f"{of}.ia3_l" in file:
+        weight = weight * file[f"{of}.ia3_l"].reshape(-1, *[1] * (weight.ndim - 1))
+    elif f"{of}.lora_E" in file and weight.ndim == 2:
+        a, b, e = (file[f"{of}.lora_{part}"] for part in "ABE")
+        weight = weight + config["lora_alpha"] / config["init_r"] * b @ (a * e)
+    elif f"{of}.lora_A.weight" in file and weight.ndim == 2:
+        a, b = (file[f"{of}.lora_{part}.weight"] for part in "AB")
+        rank = config["rank_pattern"].get(module, config["r"])
+        scale = config["alpha_pattern"].get(module, config["lora_alpha"]) / (rank**0.5 if config["use_rslora"] else rank)
+        assert a.shape[0] == rank
+        weight = weight + scale * b @ a
+        if config["use_dora"]:
+            weight = weight * (file[f"{of}.lora_magnitude_vector"] / np.linalg.norm(weight, axis=1))[:, None]
+    else:
         return tensor
-    rank = config["rank_pattern"].get(module, config["r"])
-    scale = config["alpha_pattern"].get(module, config["lora_alpha"]) / (rank**0.5 if config["use_rslora"] else rank)
-    assert a.shape[0] == rank
-    weight = (tensor.T if config["fan_in_fan_out"] else tensor) + scale * b @ a
-    if config["use_dora"]:
-        weight *= (file[f"base_model.model.{module}.lora_magnitude_vector"] / np.linalg.norm(weight, axis=1))[:, None]
-    return weight.T if config["fan_in_fan_out"] else weight
+    return weight.T if transposed else weight
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_peft_makes_of_it_is_what_is_merged(case, tmp_path):
+def test_what_peft_makes_of_it_is_what_is_merged_and_it_is_read_back(case, tmp_path):
+    """KNOWN_BUGS 15: what else was trained goes along (modules_to_save)."""
     experiment = experiment_of(tmp_path, *CASES[case])
-    params = moved(experiment)
+    start, params = experiment.init_params(), moved(experiment)
     merged = experiment.adaptation.adapter.merge(params)
-    weights.export_run(experiment, tree.split(params, experiment.adaptation.added)[1], tmp_path / "base")
+    trained, rest = tree.split(params, experiment.adaptation.trained)
+    own = tree.split(start, experiment.adaptation.trained)[0]
+    weights.export_run(experiment, tree.join(rest, own), tmp_path / "base")
     weights.export_run(experiment, merged, tmp_path / "merged")
     weights.export_adapter(experiment, params, tmp_path / "peft")
     read = {name: safetensors.read(tmp_path / name / "model.safetensors") for name in ("base", "merged")}
     base, whole = ({name: np.asarray(x) for name, x in read[at].items()} for at in ("base", "merged"))
     file = {name: np.asarray(x) for name, x in safetensors.read(tmp_path / "peft" / "adapter_model.safetensors").items()}
     config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
-    changed = 0
+    changed = set()
     for name, tensor in base.items():
         found = adapted(name, tensor, file, config)
-        changed += found is not tensor
+        changed |= {name.rpartition(".")[0]} if found is not tensor else set()
         np.testing.assert_allclose(found, whole[name], atol=2e-6, err_msg=name)
-    assert changed == len(config["target_modules"]) == len(file) / (3 if config["use_dora"] else 2)
+    assert changed == {*config["target_modules"], *(config["modules_to_save"] or ())}
+
+    again = weights.initial_adapter(experiment, tmp_path / "peft")
+    assert again.keys() >= experiment.adaptation.added and again.keys() - experiment.adaptation.added >= tree.flatten(own).keys()
+    for path, array in again.items():
+        np.testing.assert_array_equal(array, tree.flatten(params)[path], err_msg=path)
 
 
 def test_read_back_and_trained_on(tmp_path):
@@ -95,13 +121,14 @@ def test_fused_matrices_are_read_into_every_part(tmp_path):
     experiment = experiment_of(tmp_path, kw, CASES["gpt2"][1])
     params = moved(experiment)
     weights.export_adapter(experiment, params, tmp_path / "peft")
-    whole = dict(name="lora", kw=dict(rank=4, alpha=6.0, targets=("(query|key|value)/kernel",)))
-    other = experiment_of(tmp_path, kw, whole, init_from=dict(adapter=str(tmp_path / "peft")))
-    added = weights.initial_adapter(other, tmp_path / "peft")
     base = tree.split(params, experiment.adaptation.added)[1]
     one = experiment.adaptation.adapter.merge(params)
-    again = other.adaptation.adapter.merge(tree.join(base, tree.nest(added)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), one, again)
+    for targets in ("(query|key|value)/kernel", "(query|value)/kernel"):  # the latter's second part lies behind one that nobody changed
+        whole = dict(name="lora", kw=dict(rank=4, alpha=6.0, targets=(targets,)))
+        other = experiment_of(tmp_path, kw, whole, init_from=dict(adapter=str(tmp_path / "peft")))
+        added = weights.initial_adapter(other, tmp_path / "peft")
+        again = other.adaptation.adapter.merge(tree.join(base, tree.nest(added)))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), one, again)
 
 
 def test_what_does_not_fit_is_an_error_that_names_both_sides(tmp_path):
@@ -119,9 +146,41 @@ def test_what_does_not_fit_is_an_error_that_names_both_sides(tmp_path):
         load(dict(name="lora", kw=dict(adapt["kw"], targets=("key/kernel",))))
     with pytest.raises(UserError, match="this run has none: set adapt"):
         load(None)
-    with pytest.raises(UserError, match="only lora and dora"):
-        other = experiment_of(tmp_path, kw, dict(name="ia3", kw={}))
-        weights.export_adapter(other, moved(other), tmp_path / "ia3")
-    with pytest.raises(UserError, match="parameters of the model itself were trained too"):
-        other = experiment_of(tmp_path, kw, dict(name="lora", kw=dict(rank=2, also_train=("final_norm",))))
-        weights.export_adapter(other, moved(other), tmp_path / "more")
+    with pytest.raises(UserError, match=r"counts 2.12132 times there, 2.82843 times here|adapt alpha: got 4.0, expected 3.0"):
+        load(dict(name="lora", kw=dict(adapt["kw"], alpha=4.0)))
+    with pytest.raises(UserError, match="adapt name: got 'ia3', expected 'lora'"):
+        load(dict(name="ia3", kw={}))
+
+    def export(adapt):
+        other = experiment_of(tmp_path, kw, adapt)
+        weights.export_adapter(other, moved(other), tmp_path / "other")
+        return other
+
+    with pytest.raises(UserError, match='have a form there that means the same; this adapter is "bottleneck"'):
+        export(dict(name="bottleneck", kw=dict(width=2)))
+    with pytest.raises(UserError, match="was trained and is no layer of its own there"):
+        export(dict(name="lora", kw=dict(rank=2, targets=("query/kernel",), also_train=("query/kernel",))))
+    export(dict(name="lora", kw=dict(adapt["kw"], also_train=("final_norm",))))
+    with pytest.raises(UserError, match="model.norm.weight was trained there; name it in adapt.kw.also_train"):
+        weights.initial_adapter(experiment, tmp_path / "other")
+
+
+def test_ranks_that_peft_pruned_are_zeros_here(tmp_path):
+    """It cuts them from the file and keeps the scale; a part of a matrix that it changed and that is no target here is an error."""
+    kw, adapt = LLAMA, dict(name="adalora", kw=dict(rank=3, target_rank=2, targets=("(query|down)/kernel",)))
+    experiment = experiment_of(tmp_path, kw, adapt)
+    weights.export_adapter(experiment, moved(experiment), tmp_path / "peft")
+    path = tmp_path / "peft" / "adapter_model.safetensors"
+    file = {name: np.asarray(x) for name, x in safetensors.read(path).items()}
+    cut = {name: x[:, [0, 2]] if name.endswith("lora_B") else x[[0, 2]] for name, x in file.items()}
+    safetensors.write(path, {name: safetensors.Lazy.of(np.ascontiguousarray(x)) for name, x in cut.items()})
+    found = weights.initial_adapter(experiment, tmp_path / "peft")
+    for name, array in found.items():
+        assert np.all(array[..., -1] == 0) if name.endswith(("lora_p", "lora_lambda")) else np.all(array[:, -1] == 0)
+    lambdas = found["decoder/layers/block/attention/query/lora_lambda"]
+    assert np.all(lambdas[:, :2] != 0)
+    fused = experiment_of(tmp_path, {}, dict(name="lora", kw=dict(rank=2, targets=("(query|key)/kernel",))))
+    weights.export_adapter(fused, moved(fused), tmp_path / "fused")
+    with pytest.raises(UserError, match="key/kernel is changed there and is no target here"):
+        other = experiment_of(tmp_path, {}, dict(name="lora", kw=dict(rank=2, targets=("(query|value)/kernel",))))
+        weights.initial_adapter(other, tmp_path / "fused")

@@ -113,7 +113,7 @@ def test_devices_add_up_once_and_not_once_a_chunk():
     bodies = re.findall(r" while\(.*body=%([\w.\-]+)", program)
     assert len(bodies) == 1 and "all-reduce" in program
     body = re.search(rf"^%{re.escape(bodies[0])} \(.*?^}}", program, re.DOTALL | re.MULTILINE).group()
-    assert "f32[1,6,5]" in body and "f32[8,6,5]" not in program, "each device has one sum of its own, not everybody's"
+    assert "f32[1,1,6,5]" in body and "f32[8,1,6,5]" not in program, "each device has one sum of its own, not everybody's"
     assert not re.search(r"all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute", body)
 
 

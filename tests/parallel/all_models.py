@@ -14,7 +14,7 @@ WORDS = {"starts_BW": np.tile(np.arange(3), (B, 1)).astype(np.int32), "words_BW"
 CHARS_K = np.ones((B, T, 4), np.int32)
 SMALL = dict(num_layers=2, num_heads=4, width=16)
 RNN = dict(name="recurrent", kw=dict(width=8, bidirectional=True, num_layers=2))
-EXPERTS = dict(num=4, top_k=2)
+EXPERTS = dict(num_experts=4, experts_per_token=2)
 
 
 def _transformer(**kw):
@@ -30,7 +30,7 @@ def _pair(encoder, decoder, **kw):
 
 
 def _rnn_decoder(**kw):
-    return dict(name="recurrent", kw=dict(width=8, **kw))
+    return dict(name="recurrent", kw={"width": 8, **kw})
 
 
 def _cnn(**kw):
@@ -43,8 +43,8 @@ WRITERS = {
     "llama_scanned": _lm(num_kv_heads=2, position="rotary", norm="rms", mlp="swiglu", use_bias=False, scan_layers=True),
     "sandwich": _lm(norm_position="sandwich", embedding_norm=True, logits_bias=True, position="alibi"),
     "parallel": _lm(parallel_residual=True, position="t5"),
-    "experts": _lm(experts=EXPERTS, mlp="swiglu"),
-    "experts_scanned": _lm(experts=EXPERTS, mlp="gelu", scan_layers=True),
+    "experts": _lm(**EXPERTS, mlp="swiglu"),
+    "experts_scanned": _lm(**EXPERTS, scan_layers=True),
     **{f"score_{score}": _lm(score=score) for score in ("general", "additive", "concat")},
     "rnn": dict(name="recurrent_lm", kw=dict(cell="lstm", width=8, num_layers=2)),
     "gru": dict(name="recurrent_lm", kw=dict(cell="gru", width=8, embedding_dim=4, tie_embeddings=True)),
@@ -55,13 +55,15 @@ WRITERS = {
     "rnn_pair": _pair(RNN, _rnn_decoder(attention="additive", output="luong", input_feeding=True)),
     "rnn_pair_maxout": _pair(RNN, _rnn_decoder(attention="general", output="maxout", bridge="backward", context_input=True, cell="gru")),
     "rnn_pair_local": _pair(RNN, _rnn_decoder(attention="concat", output="deep", window=2, predict_centre=True)),
-    "rnn_pair_dot": _pair(_transformer(), _rnn_decoder(attention="dot")),
+    "rnn_pair_dot": _pair(_transformer(), _rnn_decoder(width=16, attention="dot")),
     "cnn_pair": _pair(_cnn(style="stack", num_layers=2), dict(name="convolutional", kw=dict(embedding_dim=8, width=8, num_layers=2))),
 }
 READERS = {
     "bag_classifier": dict(name="classifier", kw=dict(encoder=dict(name="bag_of_embeddings", kw=dict(embedding_dim=8, num_buckets=15)))),
     "kim_classifier": dict(name="classifier", kw=dict(encoder=_cnn(filters=4), pooling="max")),
-    "rnn_classifier": dict(name="classifier", kw=dict(encoder=RNN, pooling="attention", head="tanh", character_dim=4, character_buckets=15)),
+    "rnn_classifier": dict(
+        name="classifier", kw=dict(encoder=RNN, pooling="attention", head="tanh", character_dim=4, character_buckets=15)
+    ),
     "bert_classifier": dict(name="classifier", kw=dict(encoder=_transformer(num_types=2, embedding_norm=True, norm_position="post"))),
     "decoder_classifier": dict(name="decoder_classifier", kw=dict(decoder=_transformer())),
     "masked_lm": dict(name="masked_lm", kw=dict(encoder=_transformer())),

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -133,12 +134,18 @@ def test_a_run_learns_from_another_and_keeps_only_its_own(tmp_path):
     saver = resume.make_saver(experiment.config, tmp_path / "student", print)
     params, _, _ = saver.restore_params("latest")
     assert not any(path.startswith("teacher") for path in tree.flatten(params["params"]))
-    state, _, step = resume.restore(experiment, saver, "latest")
+    state, meta, step = resume.restore(experiment, saver, "latest")
     assert step == 4 and "teacher" in state.frozen
     theirs = resume.all_params(experiment.teacher, "best")[0]
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state.frozen["teacher"]), jax.tree.leaves(theirs), strict=True))
     found = resume.inference_params(experiment, "latest")[0]  # the student writes without its teacher
     assert experiment.model.apply({"params": found}, np.ones((1, 4), np.int32))[0].shape == (1, 4, 257)
+    taught = meta["teacher"]
+    of_teacher = tmp_path / "teacher" / "checkpoints"
+    shutil.rmtree(of_teacher)
+    resume.Saver(of_teacher).save(taught["checkpoint"], {"params": jax.tree.map(lambda x: x + 0.1, theirs)}, meta={}, wait=True)
+    with pytest.raises(UserError, match=f"fingerprint was {taught['fingerprint']} and is .* Bring it back"):
+        resume.restore(experiment, saver, "latest")
     other = dict(experiment.config.data.to_dict(), tokenizer=dict(name="character", kw={}))
     with pytest.raises(UserError, match="the tokenizer of .* is not this run's"):
         run(tmp_path, "other", dict(name="distillation", kw=kw), data=other)

@@ -129,10 +129,25 @@ def test_the_reference_is_the_beginning_and_is_worked_out_once(tmp_path):
     assert any("going on from" in line for line in said) and not any("working out" in line for line in said)
     again = experiments.Experiment(experiment.config, tmp_path / "run", report=lambda line: None)
     assert np.array_equal(again.rows("train").examples.shards[0].features["reference"].values, kept)
+    (tmp_path / "run" / "checkpoints").rename(tmp_path / "gone")
+    anew = []  # a run that has not begun: what lies there may be of another model
+    experiments.Experiment(experiment.config, tmp_path / "run", report=anew.append).rows("validation")
+    assert sum("working out" in line for line in anew) == 1
     changed = {**dict(experiment.config.init_from), "workdir": "elsewhere"}
     with experiment.config.unlocked():
         experiment.config.init_from = changed
     assert reference._stored(tmp_path / "run" / "reference-train.npz", reference._about(experiment, experiment.rows("train"))) is None
+
+
+def test_the_reference_of_an_adapter_that_goes_on_has_it(tmp_path):
+    """Its base alone was never what the run began with: the loss at step 0 would not be log 2."""
+    model = dict(name="decoder_only", kw=dict(num_layers=1, num_heads=2, width=16, position="rotary"))
+    adapt = dict(name="prefix", kw=dict(num_tokens=3, stddev=1.0))
+    before, *_ = run(tmp_path, dict(name="preference", kw=dict(loss="simpo")), model, workdir="before", steps=3, adapt=adapt)
+    (tmp_path / "before" / "config.json").write_text(config_lib.to_json(before.config))
+    task = dict(name="preference", kw=dict(beta=0.5))
+    _, lines, _ = run(tmp_path, task, model, workdir="after", steps=1, adapt=adapt, init=str(tmp_path / "before"))
+    assert abs(lines[0]["val/loss"] - math.log(2)) < 1e-5 and abs(lines[0]["val/margin"]) < 1e-4
 
 
 @pytest.mark.parametrize(

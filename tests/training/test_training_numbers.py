@@ -5,6 +5,7 @@ import types
 
 import pytest
 
+from decoder_lab.core import runtime
 from decoder_lab.training.numbers import Numbers
 
 
@@ -13,8 +14,8 @@ def numbers_of(tmp_path, mode, meta=None):
     config = types.SimpleNamespace(checkpoint=checkpoint, log=types.SimpleNamespace(writers={}, every="1"))
     clock = types.SimpleNamespace(pause=contextlib.nullcontext)
     clockwork = types.SimpleNamespace(total_steps=9, steps=int)
-    experiment = types.SimpleNamespace(config=config, clock=lambda: clock, clockwork=clockwork, report=print)
-    return Numbers(experiment, tmp_path, 0, meta or {})
+    experiment = types.SimpleNamespace(config=config, clock=lambda: clock, clockwork=clockwork, report=print, mesh=None)
+    return Numbers(experiment, tmp_path, 0, meta or {}, runtime.StopSignals())
 
 
 @pytest.mark.parametrize("mode, improved", [("min", [2, 4]), ("max", [2, 3])])

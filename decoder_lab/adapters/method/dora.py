@@ -28,6 +28,7 @@ class Adapter(low_rank.LowRank):
     alpha: float = 16.0
 
     PARTS = ("lora_a", "lora_b", "lora_magnitude")
+    undecayed = (r"lora_magnitude$",)
 
     @property
     def scale(self) -> float:

@@ -27,6 +27,8 @@ class Adapter(base.Adapter):
       inputs: ... whose inputs are scaled, instead of the last layer of every MLP.
     """
 
+    undecayed = (rf"{OUTPUT}$", rf"{INPUT}$")
+
     outputs: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
 

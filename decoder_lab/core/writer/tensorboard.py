@@ -45,7 +45,7 @@ class Writer:
         """Says which settings the run has, and which of its numbers stand beside them."""
         from tensorboardX import summary
 
-        shown = dict.fromkeys(("train/loss", settings["checkpoint.metric"]), 0.0)  # names only: their values are the scalars'
+        shown = dict.fromkeys(("train/loss", settings.get("checkpoint.metric", "val/loss")), 0.0)  # names only: values are the scalars'
         for part in summary.hparams(settings, shown):
             self._file.file_writer.add_summary(part)
 

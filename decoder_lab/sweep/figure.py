@@ -1,0 +1,82 @@
+"""The picture of a sweep: each arm's numbers over the steps, seeds as a band from lowest to highest, and the learning rate below."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from decoder_lab.core.errors import UserError
+from decoder_lab.report.plots import COLOURS, STYLES
+from decoder_lab.sweep import naming
+from decoder_lab.sweep.folder import Folder
+from decoder_lab.sweep.following import Following, Objective
+from decoder_lab.sweep.results import Row
+
+RATE = "train/lr"
+MOST_ARMS = 24  # lines that can be told apart; of more the best are drawn
+MOST_INSIDE = 4  # entries of a legend that fit into the picture
+
+
+def draw(folder: Folder, found: Sequence[Row], objective: Objective, path: pathlib.Path) -> pathlib.Path:
+    """Draws the arms, the best first in the legend; returns the path (.png, .svg, .pdf). Errors: UserError without a number."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--figure: got {path}, expected a name that ends in .png, .svg or .pdf.")
+    arms = [(row, curves) for row in found if (curves := _curves(folder, row, objective.name))][:MOST_ARMS]
+    if not arms:
+        raise UserError(f"--figure: no run has a {objective.name} in its metrics.jsonl.")
+    figure = Figure(figsize=(9, 6.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [2.2, 1]})
+    for i, (row, curves) in enumerate(arms):
+        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % len(STYLES)]}
+        steps, values_RT = common(curves)
+        settings = {"name": row.settings["name"]} if "name" in row.settings else row.settings
+        parts = [v if isinstance(v, str) else f"{k} {naming.short(v)}" for k, v in settings.items()]
+        label = ", ".join(parts) or folder.root.name
+        mean = f": {row.mean(0):.4f}" if row.mean(0) is not None else ""
+        top.plot(steps, values_RT.mean(0), label=label + mean, marker="o" if len(steps) < 30 else None, markersize=3, **style)
+        if len(curves) > 1:
+            top.fill_between(steps, values_RT.min(0), values_RT.max(0), color=style["color"], alpha=0.15, linewidth=0)
+        rates = _series(folder, row.records[0].name, RATE)
+        bottom.plot(list(rates), list(rates.values()), **style)
+    _finish(top, bottom, objective, len(arms))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
+
+
+def common(curves: Sequence[dict[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (steps that all seeds have, int64 [T], their values, float64 [seeds, T])."""
+    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+    return np.asarray(steps, np.int64), np.asarray([[curve[step] for step in steps] for curve in curves], np.float64)
+
+
+def _curves(folder: Folder, row: Row, name: str) -> list[dict[int, float]]:
+    return [curve for record in row.records if (curve := _series(folder, record.name, name))]
+
+
+def _series(folder: Folder, run: str, name: str) -> dict[int, float]:
+    return Following(folder.workdir(run) / "metrics.jsonl", [name]).read().values[name]
+
+
+def _finish(top: Any, bottom: Any, objective: Objective, count: int) -> None:
+    values = np.concatenate([line.get_ydata() for line in top.get_lines()])
+    values = values[np.isfinite(values)]
+    if len(values) > 3:  # the first steps would press everything else flat
+        low, high = (values.min(), np.quantile(values, 0.85)) if objective.mode == "min" else (np.quantile(values, 0.15), values.max())
+        margin = 0.08 * (high - low) + 1e-9
+        top.set_ylim(low - margin, high + margin)
+    top.set(ylabel=objective.name.rpartition("/")[2], title=f"{objective.name} (the legend gives each one's {objective.value} value)")
+    bottom.set(xlabel="optimiser step", ylabel="learning rate")
+    bottom.set_ylim(bottom=0)
+    bottom.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    for axes in (top, bottom):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    beside = dict(loc="upper left", bbox_to_anchor=(1.0, 1.0)) if count > MOST_INSIDE else dict(loc="best")
+    if top.get_legend_handles_labels()[0]:
+        top.legend(frameon=False, fontsize=9, **beside)

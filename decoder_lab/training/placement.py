@@ -1,0 +1,74 @@
+"""An experiment on its devices: the mesh, where everything lies on it, and the step that is compiled for it.
+
+`experiment` is a `training.experiment.Experiment`, whose attributes these are.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from decoder_lab.core import tree
+from decoder_lab.parallel import activations, limits, replicated
+from decoder_lab.parallel import layout as layouts
+from decoder_lab.parallel import mesh as meshes
+from decoder_lab.training import step as steps
+
+
+def mesh(experiment: Any) -> jax.sharding.Mesh:
+    """The mesh of all devices that the config asks for. Errors: UserError for sizes that do not fit them."""
+    return meshes.of_config(experiment.config)
+
+
+def layout(experiment: Any) -> layouts.Layout:
+    """Where on the mesh parameters and what belongs to them lie. Errors: UserError for what cannot be on this mesh."""
+    found = layouts.of_config(experiment.config, experiment.mesh)
+    limits.check(experiment.config, found, experiment.adaptation.shapes)
+    return found
+
+
+def init_state(experiment: Any, params: Any, frozen: Any) -> steps.TrainState:
+    """The state before the first step of trained and frozen parameters, laid out over the mesh."""
+    optimizer, where = experiment.optimizer, experiment.layout
+    if not where.is_whole:  # no device may hold all of it; elsewhere not compiled: each array of zeros would be a kernel
+        moments = where.beside(jax.eval_shape(optimizer.init, params), params)
+        optimizer = optimizer._replace(init=jax.jit(optimizer.init, out_shardings=moments))
+    state = steps.init_state(params, optimizer, experiment.config.seed, experiment.config.ema > 0)
+    state = tree.unshared(state.replace(frozen=frozen, adapter=experiment.adaptation.begin(params)))
+    return meshes.place(state, where.of_state(state))
+
+
+def jitted_step(experiment: Any) -> Callable:
+    """The step as `jax.jit` (or `jax.pmap`) has it: called, or lowered for shapes that say where they lie."""
+    config, adapter, clock = experiment.config, experiment.adaptation.adapter, experiment.clockwork
+    mapped = config.parallel == "pmap"
+    devices = steps.Devices(lambda found: _as_params(experiment, found))
+    if mapped:
+        devices = steps.Devices(replicated.total, replicated.own_key)
+    step = steps.make_train_step(
+        experiment.training_metrics,
+        experiment.optimizer,
+        experiment.lr_fn,
+        accumulate=config.accumulate,
+        ema=config.ema,
+        on_nonfinite=config.on_nonfinite,
+        total_steps=clock.total_steps,
+        adapter=None if adapter is None else steps.Hooks(adapter, clock.total_steps, clock.steps),
+        devices=devices,
+    )
+    if mapped:
+        return replicated.by_pmap(step, experiment.mesh)
+    where = experiment.layout.of_state(jax.eval_shape(experiment.init_state))
+    return jax.jit(laid_out(experiment, step), donate_argnums=0, out_shardings=(where, meshes.replicated(experiment.mesh)))
+
+
+def laid_out(experiment: Any, function: Callable) -> Callable:
+    """Returns a function, to be compiled, in which what the model's layers give lies on the mesh as the layout says."""
+    return activations.laid_out(function, experiment.layout)
+
+
+def _as_params(experiment: Any, found: tuple[Any, dict]) -> tuple[Any, dict]:
+    """Returns (gradients, metrics) with the gradients where the parameters lie: their sums over devices need not be whole anywhere."""
+    grads, metrics = found
+    where = experiment.layout
+    return grads if where.is_whole else jax.lax.with_sharding_constraint(grads, where.of_params(grads)), metrics

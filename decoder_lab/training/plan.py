@@ -1,0 +1,357 @@
+"""Whether a run fits its devices, and how fast it can be, before it begins: its real step, compiled for them, with none of them needed."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from decoder_lab.core import backend, chips, lookup
+from decoder_lab.core import config as config_lib
+from decoder_lab.core.axes import AXES
+from decoder_lab.core.errors import UserError
+from decoder_lab.parallel import collectives, layout, topology
+from decoder_lab.parallel import mesh as meshes
+from decoder_lab.training import step as steps
+from decoder_lab.training.experiment import Experiment
+
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+TRAFFIC = {"all-gather": 1.0, "all-reduce": 2.0, "reduce-scatter": 1.0, "all-to-all": 1.0, "collective-permute": 1.0}  # rings: bytes sent
+MOST_TRIES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one step of a run takes. Bytes are those of one device, the others of all.
+
+    Attributes:
+      mesh: in words.
+      devices: how many.
+      chip: what one can do; None where that is not known.
+      parts: bytes of {"parameters", "optimizer", "average", "frozen", "batch"} that lie there between steps.
+      temporaries: bytes on top within a step: gradients, activations, and what is gathered. None where the compiler gave up.
+      needed: bytes in all; where the compiler gave up, as it says.
+      capacity: bytes that there are; None: not known.
+      flops: of the model, without what is computed twice; 0: the model does not say.
+      collectives: {kind: (how often, bytes in all)}.
+      tokens, total_steps: of a step, and of the run.
+      seconds: that compiling took.
+      numerics: dtype of the matrix products.
+    """
+
+    mesh: str
+    devices: int
+    chip: chips.Chip | None
+    parts: Mapping[str, int]
+    temporaries: int | None
+    needed: int
+    capacity: float | None
+    flops: float
+    collectives: Mapping[str, tuple[int, int]]
+    tokens: float
+    total_steps: int
+    seconds: float
+    numerics: str
+
+    @property
+    def fits(self) -> bool:
+        return self.temporaries is not None and (self.capacity is None or self.needed <= self.capacity)
+
+    @property
+    def times(self) -> dict[str, float]:
+        """Seconds a step if nothing but {"compute", "memory", "network"} took time; {} where the devices are not known."""
+        if self.chip is None or self.temporaries is None:
+            return {}
+        moved = 2 * sum(self.parts.values()) + 2 * self.temporaries  # everything is read and written once: the least
+        sent = sum(TRAFFIC[kind] * size for kind, (_, size) in self.collectives.items())
+        return {
+            "compute": self.flops / (self.chip.flops * self.devices),
+            "memory": moved / self.chip.bandwidth if self.chip.bandwidth else 0.0,
+            "network": sent / self.chip.link if self.chip.link else 0.0,
+        }
+
+    @property
+    def seconds_a_step(self) -> tuple[float, float]:
+        """(all of it at once, one after the other); (0, 0) where the devices are not known."""
+        return max(self.times.values(), default=0.0), sum(self.times.values())
+
+
+@dataclasses.dataclass
+class Planned(Experiment):
+    """An experiment on devices that need not be there, for a vocabulary that need not be there either."""
+
+    devices: Sequence[Any] = ()
+    vocab_size: int = 0  # 0: of the run's tokenizer
+
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        chosen = self.config.mesh
+        return meshes.make_mesh(self.devices, sizes={name: chosen[name] for name in AXES}, slices=chosen.slices, across=chosen.across)
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        if not self.vocab_size:
+            return Experiment.tokenizer.func(self)
+        if self.by_example:
+            raise UserError(f'--vocab_size: task "{self.config.task.name}" needs its data to be planned: leave it out.')
+        return StandIn(self.vocab_size)
+
+    def batch_shapes(self) -> list[dict[str, jax.ShapeDtypeStruct]]:
+        """Returns the shapes of every kind of global batch, the largest first; rows of tokens are known without data."""
+        if self.by_example:
+            kinds = [{name: _shape(text) for name, text in kind.items()} for kind in self.feed.shapes]
+            return sorted(kinds, key=lambda kind: -sum(math.prod(x.shape) for x in kind.values()))
+        size = (self.config.batch_size, self.config.sequence_length)
+        dtypes = dict(tokens=np.int32, labels=np.int32, weights=np.float32)
+        if self.config.data.packing.name != "split":  # rows of several documents
+            dtypes |= dict(segments=np.int32, positions=np.int32)
+        return [{name: jax.ShapeDtypeStruct(size, dtype) for name, dtype in dtypes.items()}]
+
+
+@dataclasses.dataclass(frozen=True)
+class StandIn:
+    """A tokenizer of which only the size is known."""
+
+    vocab_size: int
+    eos_id: int | None = 0
+    lossless: bool = False
+
+    def fingerprint(self) -> str:
+        return f"stand-in of {self.vocab_size}"
+
+
+def _shape(text: str) -> jax.ShapeDtypeStruct:
+    """Returns what "int32[16, 33]" says."""
+    dtype, _, sizes = text.rstrip("]").partition("[")
+    return jax.ShapeDtypeStruct(tuple(int(n) for n in sizes.split(",") if n.strip()), np.dtype(dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class Planner:
+    """Plans runs for the same devices.
+
+    Attributes:
+      target: the devices.
+      vocab_size: 0: of the run's own tokenizer.
+      workdir: of a run whose tokenizer is used, if there is one.
+      report: takes a line for the user.
+    """
+
+    target: topology.Target
+    vocab_size: int = 0
+    workdir: pathlib.Path | None = None
+    report: Callable[[str], None] = print
+
+    def run(self, config: Any, where: str) -> tuple[Plan, list[str]]:
+        """Plans a run and says it; where it does not fit, tries what would make it. Returns (plan, overrides that were needed)."""
+        estimate = "" if self.target.is_exact else ", estimated by a program for as many CPUs"
+        with tempfile.TemporaryDirectory() as scratch:
+            own = self.workdir if self.workdir and self.workdir.is_dir() else pathlib.Path(scratch)
+
+            def attempt(changed: Any) -> Plan:
+                experiment = Planned(changed, own, lambda line: None, self.target.devices, self.vocab_size)
+                return make(experiment, self.target)[0]
+
+            found = attempt(config)
+            self.report("\n".join(lines(found, f"plan for {where}{estimate}:")))
+            if found.fits:
+                return found, []
+            mesh = meshes.fill({name: config.mesh[name] for name in AXES}, len(self.target.devices))
+            fit = find_fit(config, mesh, attempt, self.report)
+        if fit is None:
+            self.report("nothing that was tried makes it fit: take more devices, or a smaller model")
+            return found, []
+        changes, found = fit
+        self.report("\n".join(lines(found, "fits with " + " ".join(f"--config.{text}" for text in changes) + ":")))
+        return found, changes
+
+
+def make(experiment: Planned, target: topology.Target) -> tuple[Plan, str]:
+    """Returns the plan of a run, and the text of its compiled step ("" where the compiler gave up)."""
+    experiment.check_batch_size()
+    with backend.compiling_for(target.platform):
+        state = jax.eval_shape(experiment.init_state)
+        where = experiment.layout.of_state(state)
+        batch = experiment.batch_shapes()[0]
+        rows = {name: jax.NamedSharding(experiment.mesh, meshes.rows_spec(experiment.mesh, x.shape)) for name, x in batch.items()}
+        lowered = experiment.jitted_step().lower(_placed(state, where), _placed(batch, rows))
+        began = time.monotonic()
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if OUT_OF_MEMORY not in str(error):
+                raise
+            compiled, said = None, str(error)
+    seconds, parts = time.monotonic() - began, _parts(state, where, batch, rows)
+    text = compiled.as_text() if compiled else ""
+    memory = compiled.memory_analysis() if compiled else None
+    temporaries = memory.temp_size_in_bytes if memory else None
+    lasting = sum(parts.values())
+    needed = lasting + temporaries if memory else _asked(said)
+    config, clock = experiment.config, experiment.clock()
+    plan = Plan(
+        mesh=meshes.describe(experiment.mesh),
+        devices=experiment.mesh.size,
+        chip=target.chip,
+        parts=parts,
+        temporaries=temporaries,
+        needed=needed,
+        capacity=target.memory,
+        flops=(clock.flops_per_token or 0.0) * clock.tokens_per_step,
+        collectives=collectives.summary(collectives.of_program(text)) if text else {},
+        tokens=clock.tokens_per_step,
+        total_steps=experiment.clockwork.total_steps,
+        seconds=seconds,
+        numerics=config.dtype,
+    )
+    return plan, text
+
+
+def _placed(shapes: Any, where: Any) -> Any:
+    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, where)
+
+
+def _parts(state: steps.TrainState, where: steps.TrainState, batch: dict, rows: dict) -> dict[str, int]:
+    """Returns the bytes that a device holds of each part of the state and of the batch."""
+    trees = dict(parameters="params", optimizer="opt_state", average="ema", frozen="frozen")
+    found = {name: _bytes_on_a_device(getattr(state, field), getattr(where, field)) for name, field in trees.items()}
+    return {name: size for name, size in found.items() if size} | {"batch": _bytes_on_a_device(batch, rows)}
+
+
+def _bytes_on_a_device(shapes: Any, where: Any) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(layout.on_a_device(shapes, where)))
+
+
+def _asked(error: str) -> int:
+    """Returns the bytes that a compiler says it would have needed; 0 where it does not."""
+    match = re.search(r"[Uu]sed ([\d.]+)([KMG]) of", error)
+    return int(float(match[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[match[2]]) if match else 0
+
+
+def remedies(config: Any, mesh: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:
+    """Yields (why, overrides), the cheapest first: what makes a step need less memory. Each is meant on top of those before it."""
+    fields = lookup.fields("task", config.task.name)
+    if "loss_chunk" in fields and not config.task.kw.loss_chunk:
+        yield "logits of few time steps at once; free", ["task.kw.loss_chunk=256"]
+    if mesh["data"] > 1:
+        whole = mesh["data"] * mesh["fsdp"]
+        yield "parameters and optimiser in pieces; they are gathered layer by layer", ["mesh.data=1", f"mesh.fsdp={whole}"]
+    where = list(_remat(config.model.to_dict(), "model"))
+    for policy, cost in (
+        ("dots_no_batch", "keeps the results of matrices only; some per cent slower"),
+        ("full", "a third more to compute"),
+    ):
+        changed = [f"{path}={policy}" for path, now in where if now not in (policy, "full")]
+        if changed:
+            yield f"layers computed again in the backward pass: {cost}", changed
+    shares = math.prod(mesh[name] for name in ("data", "fsdp", "expert"))
+    accumulate = config.accumulate
+    while config.batch_size % (2 * accumulate * shares) == 0:
+        accumulate *= 2
+        yield f"micro-batches of {config.batch_size // accumulate} rows; the same result", [f"accumulate={accumulate}"]
+
+
+def _remat(plugin: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
+    for name, value in (plugin.get("kw") or {}).items():
+        if name == "remat":
+            yield f"{path}.kw.remat", value
+        elif isinstance(value, Mapping) and "name" in value:
+            yield from _remat(value, f"{path}.kw.{name}")
+
+
+def find_fit(
+    config: Any, mesh: Mapping[str, int], attempt: Callable[[Any], Plan], report: Callable[[str], None]
+) -> tuple[list[str], Plan] | None:
+    """Returns (overrides, plan) of the first combination of remedies that fits; None where none does.
+
+    mesh: the size of every axis. attempt: complete config -> its plan.
+    """
+    taken: dict[str, str] = {}
+    tree = json.loads(config_lib.to_json(config))
+    for _, (why, overrides) in zip(range(MOST_TRIES), remedies(config, mesh), strict=False):
+        taken |= dict(text.split("=", 1) for text in overrides)
+        chosen = [f"{name}={value}" for name, value in taken.items()]
+        report(f"trying {' '.join(f'--config.{text}' for text in overrides)}: {why}")
+        plan = attempt(config_lib.resolve(tree, chosen))
+        report(f"  {'fits' if plan.fits else 'does not fit'}: {size(plan.needed)} a device")
+        if plan.fits:
+            return chosen, plan
+    return None
+
+
+def advice(config: Any, mesh: Mapping[str, int]) -> str:
+    """Returns what would make a step need less memory, a line each."""
+    return "\n".join(f"  {' '.join(f'--config.{text}' for text in overrides)}  ({why})" for why, overrides in remedies(config, mesh))
+
+
+@contextlib.contextmanager
+def explaining(experiment: Experiment) -> Iterator[None]:
+    """Inside, running out of the device's memory becomes a UserError that names the settings that would help."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if OUT_OF_MEMORY not in str(error):
+            raise
+        settings = advice(experiment.config, experiment.mesh.shape) or "  fewer rows (--config.batch_size), or a smaller model"
+        raise UserError(
+            f"a step does not fit into the memory of {experiment.mesh.devices.flat[0].device_kind}: {str(error).splitlines()[0]}\n"
+            f"What would help, the cheapest first:\n{settings}\nTo know beforehand: --mode=plan with the same --config."
+        ) from error
+
+
+def size(num_bytes: float) -> str:
+    """Returns bytes for reading."""
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**29 else f"{num_bytes / 2**20:.1f} MiB"
+
+
+def lines(plan: Plan, title: str) -> list[str]:
+    """Returns a plan for reading."""
+    held = ", ".join(f"{name} {size(number)}" for name, number in plan.parts.items())
+    found = [title, f"  mesh         {plan.mesh} ({plan.devices} devices)", f"  held         {held}"]
+    if plan.temporaries is not None:
+        found.append(f"  in a step    {size(plan.temporaries)} for gradients, activations and what is gathered")
+    verdict = "fits" if plan.fits else "DOES NOT FIT"
+    if plan.capacity is not None:
+        spare = plan.capacity - plan.needed
+        verdict += f": {size(plan.needed)} of {size(plan.capacity)} a device, {size(abs(spare))} {'to spare' if spare >= 0 else 'too much'}"
+    else:
+        verdict += f": {size(plan.needed)} a device; how much there is, is not known"
+    found.append(f"  memory       {verdict}")
+    if plan.flops:
+        found.append(f"  FLOPs        {plan.flops:.4g} a step of {plan.tokens:,.0f} tokens")
+    kinds = ", ".join(f"{count:,} x {kind} ({size(number)})" for kind, (count, number) in sorted(plan.collectives.items()))
+    found.append(f"  collectives  {kinds or 'none'}")
+    found += _speed(plan)
+    return [*found, f"  compiled in  {plan.seconds:.0f} s"]
+
+
+def _speed(plan: Plan) -> list[str]:
+    """Returns what the yardstick of the chip makes of a plan."""
+    if not plan.times or not plan.flops:
+        return []
+    parts = ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in plan.times.items())
+    fast, slow = plan.seconds_a_step
+    ideal = plan.times["compute"]
+    hours = [plan.total_steps * seconds / 3600 for seconds in (fast, slow)]
+    return [
+        f"  roofline     {parts}; a step takes at least {fast * 1e3:.3g} ms (all at once) to {slow * 1e3:.3g} ms (one after the other)",
+        f"  at most      MFU {ideal / slow:.0%} to {ideal / fast:.0%}, {plan.tokens / slow:,.0f} to {plan.tokens / fast:,.0f} tokens/s",
+        f"  whole run    {plan.total_steps:,} steps: {hours[0] / 24:.3g} to {hours[1] / 24:.3g} days, "
+        f"{hours[0] * plan.devices:,.0f} to {hours[1] * plan.devices:,.0f} device-hours",
+    ]
+
+
+def record(path: pathlib.Path, plan: Plan, more: Mapping[str, Any]) -> None:
+    """Writes a plan as JSON."""
+    chip = plan.chip and plan.chip.name
+    found = dataclasses.asdict(plan) | {"chip": chip, "fits": plan.fits, "times": plan.times, **more}
+    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,65 @@
+"""The served report follows its runs, and answers this machine alone."""
+
+import http.client
+import json
+import threading
+
+import pytest
+from fake_runs import make_run
+
+from decoder_lab.report import watch
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A folder with a run, and a function that asks the server for a path."""
+    make_run(tmp_path / "a")
+    made = watch.server(watch.Report([tmp_path]), 0)
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+
+    def ask(path, host=None):
+        connection = http.client.HTTPConnection(*made.server_address, timeout=20)
+        connection.request("GET", path, headers={"Host": host} if host else {})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+    yield tmp_path, ask
+    made.shutdown()
+    made.server_close()
+
+
+def test_the_page_follows_the_run(served):
+    folder, ask = served
+    assert ask("/")[0] == 200 and '"live":true' in ask("/")[1]
+    before = ask("/version")
+    assert before == ask("/version")
+    with open(folder / "a" / "metrics.jsonl", "a") as f:
+        f.write(json.dumps({"step": 61, "val/loss": 0.4242}) + "\n")
+    assert ask("/version") != before and "0.4242" in ask("/")[1]
+    later = ask("/version")
+    make_run(folder / "b")
+    assert ask("/version") != later and "2 runs" in ask("/")[1]
+
+
+def test_other_paths_and_other_names_of_this_machine_are_refused(served):
+    _, ask = served
+    assert ask("/../a/config.json")[0] == 404 and ask("/config.json")[0] == 404
+    assert ask("/", host="evil.example:80")[0] == 403 and ask("/", host="localhost:80")[0] == 200
+
+
+def test_a_run_that_has_not_begun_is_waited_for(tmp_path):
+    with watch.server(watch.Report([tmp_path / "a"]), 0) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        connection = http.client.HTTPConnection(*made.server_address, timeout=20)
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        body = answer.read().decode()
+        assert answer.status == 503 and "no such folder" in body and 'http-equiv="refresh"' in body
+        made.shutdown()
+
+
+def test_a_port_that_is_taken_gives_the_next(tmp_path):
+    with watch.server(watch.Report([tmp_path]), 0) as first:
+        port = first.server_address[1]
+        with watch.server(watch.Report([tmp_path]), port) as second:
+            assert port < second.server_address[1] < port + watch.TRIES
