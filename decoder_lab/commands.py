@@ -84,8 +84,8 @@ def train(config: Any, flags: argparse.Namespace) -> int:
         with plan.explaining(experiment):
             code = loop.train(experiment, flags.workdir, on_start=record, patience=_patience(flags))
         if processes.first():
+            runtime.end(flags.workdir, code)  # before it draws: a kill then costs a picture
             _draw(config, flags.workdir)
-            runtime.end(flags.workdir, code)
         if code == 0:
             report(f"next: python -m decoder_lab.main --workdir={flags.workdir} {_next_mode(config)}")
         return code
@@ -95,7 +95,8 @@ def _join(config: Any, flags: argparse.Namespace) -> Callable[[str], None]:
     """Starts this process as one of those of --distributed, if there are several; returns what takes news for the user."""
     place = places.find(flags.distributed)
     processes.start(place, flags.patience or processes.PATIENCE_SECONDS)
-    processes.agree("config", config_lib.digest(config))
+    theirs = config_lib.from_json(processes.share("config", config_lib.to_json(config)))
+    processes.agree("config", config_lib.differences(theirs, config))
     return processes.news()
 
 

@@ -25,8 +25,6 @@ from decoder_lab.core import tree
 from decoder_lab.core.errors import UserError
 from decoder_lab.parallel import processes
 
-MOST_ERROR_CHARACTERS = 300  # Orbax repeats long paths several times
-
 
 class Saver:
     """The checkpoints of one directory. One run writes; any number may read.
@@ -178,7 +176,7 @@ class Saver:
 
     def _fail(self, step: int, problem: str) -> None:
         self._failure = UserError(
-            f"checkpoint {step} in {self.directory} could not be saved: {problem[:MOST_ERROR_CHARACTERS]}. Is the disk full? "
+            f"checkpoint {step} in {self.directory} could not be saved: {problem[: together.MOST_ERROR_CHARACTERS]}. Is the disk full? "
             "Older checkpoints are intact."
         )
         if processes.first():

@@ -10,6 +10,8 @@ from decoder_lab.checkpoint import snapshot
 from decoder_lab.checkpoint.shelf import Shelf
 from decoder_lab.parallel import processes
 
+MOST_ERROR_CHARACTERS = 300  # Orbax repeats long paths several times
+
 
 def make_room(shelf: Shelf, temporary: pathlib.Path) -> str:
     """Makes the directory to write into; returns what went wrong, "" for nothing."""
@@ -26,8 +28,15 @@ def complete(shelf: Shelf, response: Any, step: int, temporary: pathlib.Path, fo
     files: dict[str, list[int]] = {}
     with _Attempt() as writing:
         response.result()
-        files = snapshot.flush(temporary, processes.index(), processes.count())
-    parts = processes.gather("checkpoint written", [files, writing.problem])
+    if writing.problem and processes.count() > 1:  # the others wait for it inside Orbax, and would for many minutes
+        processes.give_up(
+            f"checkpoint {step} in {shelf.directory} could not be saved by process {processes.index()} on "
+            f"{processes.host(processes.index())}: {writing.problem[:MOST_ERROR_CHARACTERS]}. Is the disk full? Older ones are intact."
+        )
+    with _Attempt() as flushing:
+        if not writing.problem:
+            files = snapshot.flush(temporary, processes.index(), processes.count())
+    parts = processes.gather("checkpoint written", [files, writing.problem or flushing.problem])
     problem = next((said for _, said in parts if said), "")
     with _Attempt() as sealing:
         if processes.first() and not problem:

@@ -86,7 +86,9 @@ FIELDS: dict[str, Field] = {
     "init_from.workdir": Field(
         str, "", doc="A run, or a model's directory of Hugging Face, whose parameters are taken as initial values; empty: none."
     ),
-    "init_from.adapter": Field(str, "", doc="A directory that PEFT wrote, whose LoRA or DoRA this run's adapter begins with; empty: none."),
+    "init_from.adapter": Field(
+        str, "", doc="A directory that PEFT wrote, whose LoRA, DoRA, AdaLoRA or IA3 this run's adapter begins with; empty: none."
+    ),
     "init_from.checkpoint": Field(str, "best", doc='Which of its checkpoints: "best", "latest" or a step.'),
     "init_from.include": Field(tuple, (".*",), item=str, doc="Regexes on the paths of its parameters that are taken."),
     "init_from.exclude": Field(tuple, (), item=str, doc="Regexes on the paths of its parameters that are left out."),

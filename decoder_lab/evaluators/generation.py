@@ -13,6 +13,7 @@ from decoder_lab.decoding.batches import generate_all
 from decoder_lab.decoding.generate import Generation, Generator
 from decoder_lab.decoding.settings import Beam, Sampling
 from decoder_lab.metrics import text as metrics
+from decoder_lab.parallel import processes
 
 PACKAGES = {"rouge": "rouge_score", **dict.fromkeys(("bleu", "tokenised_bleu", "chrf", "chrf++"), "sacrebleu")}  # that scores need
 
@@ -103,7 +104,7 @@ class Evaluator:
             numbers=numbers,
         )
         references = [list(raw.get("references") or [raw["target"]]) for raw in items]
-        if self.save:
+        if self.save and processes.first():
             self._save(int(state.step), numbers, items, references, texts)
         how = (self.tokenize, self.lowercase, self.characters)
         found, signatures = score(self.metrics, [x.text for x in texts], references, *how)

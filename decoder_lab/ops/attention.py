@@ -186,7 +186,8 @@ def attention(
     if whole and time_parallel.is_split(q_BTNH, k_BSKH):
         kw = dict(causal=causal, window=window, bias_fn=bias_fn, score_fn=score_fn, softcap=softcap, scale=scale)
         attend = functools.partial(attention, **kw, implementation=implementation)
-        return time_parallel.over_time(attend, q_BTNH, k_BSKH, v_BSKH, *places)
+        alike = bias_fn is None and score_fn is None
+        return time_parallel.over_time(attend, q_BTNH, k_BSKH, v_BSKH, *places, heads_are_alike=alike)
     rules = _rules(q_BTNH, k_BSKH, causal, window, *places, bias_fn, prefix_BT, q_rows_T)
     num_queries, head_dim = q_BTNH.shape[1], q_BTNH.shape[3]
     shape = dict(num_queries=num_queries, num_keys=k_BSKH.shape[1], head_dim=head_dim, masked=rules.left_to_mask.masks_or_biases)

@@ -104,6 +104,11 @@ class Layout:
     def _compiled(self) -> list[tuple[str, re.Pattern, Names]]:
         return [(pattern, re.compile(pattern), tuple(names.split())) for pattern, names in self.rules]
 
+    @functools.cached_property
+    def _splits(self) -> bool:
+        """Whether parameters are in pieces on this mesh at all."""
+        return any(self._mesh_axes(name) for name in self.logical)
+
     def _mesh_axes(self, name: str) -> Names:
         return tuple(axis for axis in self.logical[name].split() if self.mesh.shape.get(axis, 1) > 1)
 
@@ -111,6 +116,8 @@ class Layout:
         return math.prod(self.mesh.shape[axis] for axis in axes)
 
     def _axes_of(self, path: str, shape: Sequence[int], problems: dict[str, str]) -> Axes:
+        if not self._splits:  # no rule is needed
+            return ((),) * len(shape)
         rule = self.names_of(path)
         key, shown = re.sub(r"\d+", "#", path), f"  {path} {list(shape)}: "
         if rule is None:

@@ -293,5 +293,6 @@ def _some(indices: list[int]) -> str:
 def exit_now(code: int, text: str) -> None:
     """Ends this process at once: no exit handler runs, as they would wait for processes that are gone."""
     sys.stdout.flush()
-    os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
+    if text:
+        os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
     os._exit(code)

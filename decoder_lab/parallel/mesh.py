@@ -54,10 +54,12 @@ def fill(sizes: Mapping[str, int], num_devices: int) -> dict[str, int]:
     if num_devices % fixed == 0 and (free or fixed == num_devices):
         return {name: num_devices // fixed if size == -1 else size for name, size in sizes.items()}
     asked = ", ".join(f"{name}={size}" for name, size in sizes.items() if size != 1) or "all 1"
-    near = ", ".join(f"{name}={size}" for name, size in _nearest(sizes, num_devices).items() if size != 1) or "all 1"
+    nearest = _nearest(sizes, num_devices)
+    near = ", ".join(f"{name}={size}" for name, size in nearest.items() if size != 1) or "all 1"
+    flags = " ".join(f"--config.mesh.{name}={size}" for name, size in nearest.items() if sizes[name] not in (-1, size))
     raise UserError(
         f"mesh: got {asked}, whose product {'does not divide' if free else 'is not'} the number of devices, {num_devices}. "
-        f"The nearest that fits: {near} (on the command line --config.mesh.data=... and so on)."
+        f"The nearest that fits: {near} ({flags})."
     )
 
 

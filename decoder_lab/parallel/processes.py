@@ -66,8 +66,8 @@ def start(place: Place | None, patience: float = PATIENCE_SECONDS, report: Calla
 
 def _other_ended(code: int | None, text: str) -> None:
     """What another process's error ends with, this one ends with; one that died leaves a run that may go on from its last checkpoint."""
-    code, hint = (EXIT_RESUMABLE, " The same command goes on from the last checkpoint.") if code is None else (code, "")
-    exit_now(code, f"process {index()} ends: {text}.{hint}".replace("..", "."))
+    hint = ". The same command goes on from the last checkpoint." if code is None else ""
+    exit_now(EXIT_RESUMABLE if code is None else code, f"process {index()} ends: {text}{hint}")
 
 
 def leave(code: int, text: str = "") -> None:
@@ -87,11 +87,11 @@ def leave(code: int, text: str = "") -> None:
     exit_now(code, "")
 
 
-def hung(text: str) -> None:
-    """Ends a process that hangs, and with it the others; the run may go on from its last checkpoint."""
+def give_up(text: str) -> None:
+    """Ends a process that cannot go on with the others, and with it these; the run may go on from its last checkpoint."""
     if _meeting is not None:
         _meeting.end(EXIT_RESUMABLE, text.partition("\n")[0])
-    exit_now(EXIT_RESUMABLE, f"error: {text}The same command goes on from the last checkpoint.")
+    exit_now(EXIT_RESUMABLE, f"error: {text.rstrip()}\nThe same command goes on from the last checkpoint.")
 
 
 def index() -> int:

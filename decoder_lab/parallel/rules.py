@@ -13,7 +13,7 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"token_embedding/embedding$", "vocab embed"),
     (r"unembedding/kernel$", "embed vocab"),
     (r"(unembedding/|logits_)bias$", "vocab"),
-    (r"embedding/embedding$", "rows embed"),
+    (r"embedding$", "rows embed"),
     (r"position_bias$", "rows heads"),
     # recurrent networks: everything that stands inside the loop over time
     (r"(forward|backward|layers)_\d+/(recurrent_)?kernel$", "embed gates"),

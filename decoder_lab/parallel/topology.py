@@ -86,6 +86,7 @@ def devices(topology: Topology) -> list[Any]:
         )
     from jax.experimental import topologies
 
+    jax.config.update("jax_enable_compilation_cache", False)  # what is kept there can only be read where there are such devices
     kind, more = topology.text.partition(":")[0], {"num_slices": topology.slices} if topology.slices > 1 else {}
     if kind == "v4":
         more["chip_config_name"] = "megacore"  # both cores of a chip are one device

@@ -4,6 +4,7 @@ A folder that holds runs stands for all of them. Files are read, JAX is not star
 """
 
 import argparse
+import os
 import pathlib
 import subprocess
 import sys
@@ -17,7 +18,9 @@ def parser() -> argparse.ArgumentParser:
         "python -m decoder_lab.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("runs", nargs="+", type=pathlib.Path, help="folders of runs, or folders that hold some")
-    made.add_argument("--output", type=pathlib.Path, help="the file (default: report.html in the run's folder, or here for several runs)")
+    made.add_argument(
+        "--output", type=pathlib.Path, help="the file, or its folder (default: report.html in the run's folder, or here for several runs)"
+    )
     made.add_argument("--title", default="", help="the page's title")
     made.add_argument("--compare", action="store_true", help="print what two runs differ in: settings, code, data, numbers")
     made.add_argument("--watch", action="store_true", help="serve the report of live runs on this machine; it follows them")
@@ -55,16 +58,27 @@ def main(argv: list[str]) -> int:
     if flags.figure:
         from decoder_lab.report import figures
 
-        path = flags.output or folder / f"{flags.figure.replace('/', '_')}.{flags.format}"
+        path = _place(flags.output or folder, f"{flags.figure.replace('/', '_')}.{flags.format}")
         print(f"figure: {figures.save(flags.figure, runs, path)}")
         return 0
     from decoder_lab.report import page
 
-    path = flags.output or folder / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page.page(runs, flags.title), encoding="utf-8")
+    path = _place(flags.output or folder, "report.html")
+    path.write_text(page.page(runs, flags.title), encoding="utf-8", errors="backslashreplace")
     print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB, {len(runs)} run{'s' if len(runs) > 1 else ''})")
     return 0
+
+
+def _place(output: pathlib.Path, name: str) -> pathlib.Path:
+    """Returns the file to write: `output` itself, or `name` in it where it is a folder. Errors: UserError where nothing can be written."""
+    path = output / name if output.is_dir() else output if output.suffix else output.with_suffix(pathlib.Path(name).suffix)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: {path.parent} cannot be made: {error.strerror}.") from error
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"--output: {path.parent} cannot be written to.")
+    return path
 
 
 def _run_lab(arguments: list[str]) -> None:

@@ -94,7 +94,7 @@ def differences(groups: list[Group]) -> list[Html]:
     firsts = [group.runs[0] for group in groups]
     found = {name: values for name, values in differing(firsts).items() if not is_seed(name)}
     known = [run for run in firsts if run.settings]
-    everywhere = {k: v for k, v in found.items() if k.endswith(".name") or all(k in run.settings for run in known)}
+    everywhere = {k: v for k, v in found.items() if _chooses(k) or all(k in run.settings for run in known)}
     others = {name: values for name, values in found.items() if name not in everywhere}
     if len(everywhere) + len(others) <= MOST_DIFFERENCES:
         everywhere, others = found, {}
@@ -103,6 +103,11 @@ def differences(groups: list[Group]) -> list[Html]:
         title = f"{len(others)} settings that only some of the runs have"
         made.append(fold(title, _differences(groups, others)))
     return made
+
+
+def _chooses(name: str) -> bool:
+    """Whether a setting is the choice of a part of the model or its training, which a run without that part lacks."""
+    return name.endswith(".name") and not name.startswith(("evaluators.", "log."))
 
 
 def _differences(groups: list[Group], found: dict[str, list[Any]]) -> Html:

@@ -16,6 +16,7 @@ STATIC_COLUMNS = 150
 STATIC_LINES = 60  # of a chart; more are drawn by the script only
 MOST_IN_KEY = 30  # lines that a chart names below itself; those of runs are named above all charts
 PALETTE = 8  # colours that the style sheet names; more are spread over the hues
+GOLDEN_ANGLE = 137.508
 FOCUS = 2.0  # a range this many times as large as that of 98% of the points is cut
 
 
@@ -59,7 +60,7 @@ def colour(i: int, count: int) -> str:
     """Returns the i-th of so many colours, for light and dark alike."""
     if count <= PALETTE:
         return f"var(--c{i})"
-    return f"oklch(var(--l{i % 2}) 0.14 {360 * i / count:.0f})"
+    return f"oklch(var(--l{i % 2}) 0.14 {GOLDEN_ANGLE * i % 360:.0f})"  # neighbours are far apart
 
 
 def depth_colour(i: int, count: int) -> str:

@@ -47,7 +47,7 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], numbers_from: int 
     top = tag("tr", [tag("th", cell, scope="col", class_="n" if i >= numbers_from else None) for i, cell in enumerate(head)])
     body = []
     for row in rows:
-        cells = [tag("th", row[0], scope="row")]
+        cells = [tag("th", row[0], scope="row", title=row[0] if isinstance(row[0], str) and not isinstance(row[0], Html) else None)]
         cells += [tag("td", cell, class_="n" if i >= numbers_from else None) for i, cell in enumerate(row[1:], 1)]
         body.append(tag("tr", cells))
     return tag("div", tag("table", tag("thead", top), tag("tbody", body), **attributes), class_="scroll", tabindex="0")
@@ -80,6 +80,8 @@ def number(value: Any, digits: int = 4) -> str:
         return {True: "∞", False: "−∞"}[value > 0] if math.isinf(value) else "NaN"
     if value == 0:
         return "0"
+    if 0.1 <= abs(value) < 1:
+        return f"{value:.{digits}f}"
     if abs(value) >= 1:
         return f"{value:,.{digits}f}" if abs(value) < 1000 else f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.4g}"
     return f"{value:.{digits}g}"

@@ -9,9 +9,11 @@ from decoder_lab.report import chart
 from decoder_lab.report.chart import Chart, Line
 from decoder_lab.report.compare import LOWER_IS_BETTER
 from decoder_lab.report.groups import Group
-from decoder_lab.report.markup import Html, number, table, tag
+from decoder_lab.report.markup import Html, fold, number, table, tag
 from decoder_lab.report.run import Run
 
+SHARES = {"time/device": "waiting for the device", "time/host": "the host's own work", "time/data": "waiting for data"}
+MOST_BARS = 8  # of where time goes; more are folded
 HIGHER_IS_BETTER = (
     "accuracy", "f1", "f1_macro", "f1_micro", "f1_weighted", "precision", "recall", "mcc", "bleu", "bleu_tokenized", "chrf", "rouge1",
     "rouge2", "rougeL", "exact_match", "em", "pearson", "spearman", "sentence_accuracy", "intent_accuracy", "tag_accuracy", "mrr",
@@ -123,9 +125,7 @@ def evaluations(groups: list[Group]) -> list[Html]:
             for name in names:
                 if values := [run.last(name) for run in group.runs if name in run.numbers]:
                     found[i, name] = values
-        alike = (
-            prefix != "train" and len({run.settings.get("task.name") for run in runs if any(name in run.numbers for name in names)}) == 1
-        )
+        alike = prefix != "train" and len({_measured(run) for run in runs if any(name in run.numbers for name in names)}) == 1
         tops = {name: _top(found, name, direction(name, runs)) if alike else set() for name in names}
         for i, group in enumerate(groups):
             if any((i, name) in found for name in names):
@@ -133,6 +133,11 @@ def evaluations(groups: list[Group]) -> list[Html]:
         title = tag("h3", "training, the last line" if prefix == "train" else prefix)
         made.append(tag("div", title, table(["run", *(name.rpartition("/")[2] for name in names)], rows)))
     return made
+
+
+def _measured(run: Run) -> tuple:
+    """Returns what must be the same where one run's numbers are to be better than another's: the task and the data."""
+    return run.settings.get("task.name"), *((k, v) for k, v in sorted(run.settings.items()) if k.startswith("data.source."))
 
 
 def _top(found: dict, name: str, better: str | None) -> set[int]:
@@ -149,9 +154,6 @@ def _cell(values: list[float] | None, top: bool) -> Html:
         return tag("span", "–", class_="dim")
     exact = ", ".join(repr(value) for value in values)
     return tag("b" if top else "span", spread(values), title=exact, data_value=exact)
-
-
-SHARES = {"time/device": "waiting for the device", "time/host": "the host's own work", "time/data": "waiting for data"}
 
 
 def time_shares(groups: list[Group]) -> list[Html]:
@@ -171,7 +173,7 @@ def time_shares(groups: list[Group]) -> list[Html]:
             for i, (label, share) in enumerate(means.items())
         ]
         made.append(tag("div", tag("h3", group.label), tag("div", parts, class_="shares"), tag("div", key, class_="key")))
-    return made
+    return made if len(made) <= MOST_BARS else [*made[:MOST_BARS], fold(f"{len(made) - MOST_BARS} more", *made[MOST_BARS:])]
 
 
 def _mean(run: Run, name: str) -> float:

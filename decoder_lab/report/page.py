@@ -19,6 +19,8 @@ from decoder_lab.report.run import Run
 MOST_BYTES = 7e6  # of all points together
 BYTES_A_COLUMN = 48  # of one line: two exact points and a mean, in base64
 FEWEST_COLUMNS, MOST_COLUMNS = 60, 700
+WRITES = ("language_modeling", "prefix_language_modeling", "sequence_to_sequence", "instruction")  # tasks with a loss at each token
+MOST_OPEN = 6  # model cards; more are folded
 MOST_INSIDE = 6  # runs that are looked into, one of each group
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{}'; connect-src {}"
 
@@ -115,9 +117,9 @@ def _parts(runs: list[Run], groups: list[Group]) -> list[Part]:
         Part("CRF transitions", _details(groups, "transitions", inside.transitions)),
         Part("Adapter ranks", used),
         Part("Layers", [*_details(groups, "histograms", inside.histograms), *tables], layers),
-        Part("Model cards", [about.card(group) for group in groups]),
+        Part("Model cards", [about.card(group) if len(groups) <= MOST_OPEN else fold(group.label, about.card(group)) for group in groups]),
         Part("Settings", about.settings(groups)),
-        Part("What else can be had", missing(runs)),
+        Part("What else can be had", missing([group.runs[0] for group in groups])),
     ]
 
 
@@ -151,7 +153,7 @@ def missing(runs: list[Run]) -> list[Html]:
     for run in runs[:MOST_INSIDE]:
         of, kinds = run.settings.get, {d["kind"] for found in run.details.values() for _, d in found[:1] if "kind" in d}
         task, folder = of("task.name", ""), shlex.quote(str(run.path))
-        writes = "language_modeling" in task or task in ("sequence_to_sequence", "span_corruption", "instruction")
+        writes = task in WRITES
         wanted = {
             "token_loss": writes,
             "confusion": task in ("classification", "tagging", "intent_slots"),

@@ -79,7 +79,8 @@ def _searched(
     places = slots.plan(flags.slots, slots.visible_gpus(os.environ), slots.cores(), os.environ, flags.gpus_per_run)
     jobs = search.Search(folder, declared, settings, objectives)
     code = _run(flags, folder, jobs, objectives, list(folder.records()), places, settings.trials, command)
-    print("\n".join(jobs.summary()))
+    for line in jobs.summary():
+        print(line)
     return code
 
 
@@ -102,7 +103,11 @@ def _run(flags, folder: Folder, jobs: Any, objectives: list[Objective], names: l
     left = sum(r.status not in folders.ENDED for r in records) + (expected - len(records) if code else 0)
     if failed:
         all_of = "every run failed" if failed == len(records) else f"{failed} of {len(records)} runs failed"
-        print(f"{all_of}; logs in {folder.root / 'logs'}. --retry starts the failed ones again.")
+        again = " --retry starts the failed ones again." if records[0].trial is None else ""
+        print(f"{all_of}; logs in {folder.root / 'logs'}.{again}")
+    for record in records:
+        if record.status not in folders.ENDED and (parent := scheduler.awaited(folder, record)):
+            print(f"{record.name} waits for {parent.name}, which is {parent.status}")
     if left:
         print(f"{left} runs are left; the same command goes on.")
     return code

@@ -76,9 +76,20 @@ def rows(folder: Folder, objectives: Sequence[Objective], names: Sequence[str] |
     found = []
     for group in groups.values():
         group = sorted(group, key=lambda r: r.arm.get(SEED, 0))
-        settings = {labels[k]: group[0].arm[k] for k in keys if k in group[0].arm}
+        settings = {labels[k]: value for k in keys if (value := _setting(folder, group[0], k)) is not None}
         found.append(Row(settings, tuple(group), tuple(values(folder, record, objectives) for record in group)))
     return sorted(found, key=lambda row: (*objectives[0].order(row.mean(0)), row.records[0].number))
+
+
+def _setting(folder: Folder, record: Record, key: str) -> Any:
+    """Returns an arm's value of a setting; where the arm does not say, what its config has. None where there is none."""
+    saved = folder.workdir(record.name) / "config.json"
+    if key in record.arm or key[0] in ":@" or not saved.is_file():
+        return record.arm.get(key)
+    node = json.loads(saved.read_text())
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
 
 
 def values(folder: Folder, record: Record, objectives: Sequence[Objective]) -> tuple[float | None, ...]:

@@ -57,9 +57,7 @@ class Declared:
 
     def __init__(self, folder: Folder, names: Sequence[str], retry: bool = False):
         self.folder, self.left = folder, list(names)
-        self.over = (folders.DONE, folders.PRUNED) if retry else folders.ENDED
         self._retry = set(names) if retry else set()
-        self._stopped: set[str] = set()  # while this process ran: what stopped them may want the machine
 
     def next(self) -> tuple[Record, Claim] | None:
         for name in list(self.left):
@@ -71,6 +69,8 @@ class Declared:
                 self.left.remove(name)
             elif record.status in folders.ENDED and not (record.status == folders.FAILED and name in self._retry):
                 self.left.remove(name)
+            elif not self._comes(record):
+                self.left.remove(name)
             elif not folders.in_use(self.folder.workdir(name), record.host) and self._ready(record):
                 self.left.remove(name)
                 self._retry.discard(name)
@@ -79,12 +79,13 @@ class Declared:
         return None
 
     def _ready(self, record: Record) -> bool:
-        if not record.source or self.folder.workdir(record.name).exists() or branching.ready(record.source):
-            return True
-        parent = branching.parts(record.source)[0]
-        known = self.folder.records()
-        here = parent.parent == self.folder.root / "runs" and parent.name in known
-        return not here or known[parent.name].status in folders.ENDED  # then it never comes, and starting it says so
+        parent = awaited(self.folder, record)
+        return parent is None or parent.status in folders.ENDED  # if it ended without that checkpoint, starting this one says so
+
+    def _comes(self, record: Record) -> bool:
+        """Whether what a run waits for is there, or is going to be: not of a run that was stopped, or left out by --only."""
+        parent = awaited(self.folder, record)
+        return parent is None or parent.status in folders.ENDED or parent.name in self.left or self.folder.is_claimed(parent.name)
 
     def finished(self) -> bool:
         return not self.left
@@ -94,6 +95,14 @@ class Declared:
 
     def ended(self, record: Record) -> Record:
         return record
+
+
+def awaited(folder: Folder, record: Record) -> Record | None:
+    """Returns the run of the same folder whose checkpoint a run waits for, None where it waits for none."""
+    if not record.source or folder.workdir(record.name).exists() or branching.ready(record.source):
+        return None
+    parent = branching.parts(record.source)[0]
+    return folder.record(parent.name) if parent.parent == folder.root / "runs" else None
 
 
 def begun(folder: Folder) -> dict[str, str]:
@@ -176,32 +185,38 @@ class Scheduler:
         self.free = list(slots)
         self.command = command or processes.command
         self.active: list[Active] = []
-        self.results: dict[str, Record] = {}  # of the runs that ended here
         self._asked = 0.0  # when there was nothing to start
 
     def run(self) -> None:
         """Runs everything; returns when all has ended, or has saved and stopped after a signal."""
-        shown, waiting = 0.0, False
-        with runtime.StopSignals() as stop:
-            while True:
-                while self.free and not stop.requested and self._start():
-                    pass
-                if not self.active and (stop.requested or self.jobs.finished()):
-                    break
-                if not self.active and not waiting:
-                    self.view.line("waiting for runs that other processes have in hand")
-                waiting = not self.active
-                if stop.requested:
-                    for run in self.active:
-                        run.process.stop()
-                self._collect()
-                if time.monotonic() - shown >= VIEW_SECONDS:
-                    self._watch()
-                    self.view.update(self.active)
-                    shown = time.monotonic()
-                if self.active or not self.jobs.finished():
-                    time.sleep(POLL_SECONDS)
+        try:
+            with runtime.StopSignals() as stop:
+                self._loop(stop)
+        except BaseException:
+            for run in self.active:
+                run.process.stop()
+            raise
         self.view.update([])
+
+    def _loop(self, stop: runtime.StopSignals) -> None:
+        shown, waiting = 0.0, False
+        while True:
+            while self.free and not stop.requested and self._start():
+                pass
+            if not self.active and (stop.requested or self.jobs.finished()):
+                return
+            if not self.active and not waiting:
+                self.view.line("waiting for runs that other processes have in hand")
+            waiting = not self.active
+            for run in self.active if stop.requested else ():
+                run.process.stop()
+            self._collect()
+            if time.monotonic() - shown >= VIEW_SECONDS:
+                self._watch()
+                self.view.update(self.active)
+                shown = time.monotonic()
+            if self.active or not self.jobs.finished():
+                time.sleep(POLL_SECONDS)
 
     def _start(self) -> bool:
         """Starts the next run in a free slot; returns whether there was one."""
@@ -248,7 +263,6 @@ class Scheduler:
         record = self.jobs.ended(record)
         self.folder.write(record)
         claim.release()
-        self.results[record.name] = record
         self.view.ended(record)
 
     def _watch(self) -> None:

@@ -36,6 +36,7 @@ class Task:
     length: int
 
     batching = "examples"
+    rows_meet = True  # the loss of a row depends on the others: no device can compute it from rows of its own
     counts: dict = dataclasses.field(default_factory=dict, init=False, compare=False, repr=False)  # what `example` had to cut
 
     def texts(self, raw: dict) -> Iterator[str]:

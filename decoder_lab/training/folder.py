@@ -61,10 +61,10 @@ def meet_in(workdir: pathlib.Path) -> None:
     if processes.count() == 1:
         return
     with tempfile.TemporaryDirectory(prefix=".meeting-", dir=workdir) if processes.first() else contextlib.nullcontext() as made:
-        name = processes.share("folder", made and pathlib.Path(made).name)
+        name, theirs = processes.share("folder", made and [pathlib.Path(made).name, str(workdir.absolute())])
         seen = processes.gather("folder seen", (workdir / name).is_dir())
     if blind := [i for i, sees in enumerate(seen) if not sees]:
         raise UserError(
-            f"--workdir: {workdir.absolute()} of process 0 on {processes.host(0)} is not what process {blind[0]} on "
-            f"{processes.host(blind[0])} sees there. Put it on a file system that all machines share; data and caches may be local."
+            f"--workdir: {theirs} of process 0 on {processes.host(0)} is not the folder of process {blind[0]} on "
+            f"{processes.host(blind[0])}. Put it on a file system that all machines share; data and caches may be local."
         )

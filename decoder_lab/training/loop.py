@@ -50,7 +50,7 @@ def train(
         runtime.StopSignals() as stop,
         contextlib.closing(Numbers(experiment, workdir, start, meta, stop)) as numbers,
         feed.Prefetch(lambda step: meshes.shard_batch(experiment.feed.batch(step), experiment.mesh), start, total) as batches,
-        watchdog.Watchdog(patience, processes.hung, experiment.report) as dog,
+        watchdog.Watchdog(patience, processes.give_up, experiment.report) as dog,
     ):
         train_step = experiment.train_step(numbers.clock.pause)
         for step in range(start, total + 1):

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from decoder_lab.core import tree
+from decoder_lab.core.errors import UserError
 from decoder_lab.parallel import activations, limits, replicated
 from decoder_lab.parallel import layout as layouts
 from decoder_lab.parallel import mesh as meshes
@@ -43,6 +44,8 @@ def jitted_step(experiment: Any) -> Callable:
     config, adapter, clock = experiment.config, experiment.adaptation.adapter, experiment.clockwork
     mapped = config.parallel == "pmap"
     devices = steps.Devices(lambda found: _as_params(experiment, found))
+    if mapped and getattr(experiment.task, "rows_meet", False):
+        raise UserError(f'parallel="pmap": task {config.task.name} compares all rows of a batch, a device would see its own: use "jit".')
     if mapped:
         devices = steps.Devices(replicated.total, replicated.own_key)
     step = steps.make_train_step(

@@ -37,7 +37,7 @@ def check(experiment: Any, other: Any) -> None:
 
 
 def origin(other: Any, params: Any, step: int, expected: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns {"workdir", "checkpoint", "fingerprint"} of the teacher, which a checkpoint keeps. Errors: UserError where it is another one."""
+    """Returns {"workdir", "checkpoint", "fingerprint"} of the teacher, for a checkpoint. Errors: UserError where it is another one."""
     found = {"workdir": str(other.workdir), "checkpoint": step, "fingerprint": fingerprint(params)}
     if expected and expected["fingerprint"] != found["fingerprint"]:
         raise UserError(

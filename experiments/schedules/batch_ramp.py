@@ -5,7 +5,8 @@
 The ramp is a chain of runs, each going on from the last one's end, optimiser state included; ramp-32 is its end. The step counts updates,
 so a stage of larger batches has fewer of them for the same examples.
 
-Hardware: 2 CPU cores. Time: a minute. Measured: not yet measured.
+Hardware: 2 CPU cores. Time: 4 minutes beside other work. Measured: 2.185 nats a byte on held-out files, with the constant batch 2.101 (one
+seed): so short a run wants updates more than large batches.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,8 @@ A branch is, bit for bit, the run of its length from scratch (Haegele et al. 202
 Training Durations"): nothing before the decay depends on the length, as the warm-up is given in steps. Four runs from scratch would take
 1,000 steps, this takes 520.
 
-Hardware: 2 CPU cores. Time: a minute and a half. Measured: not yet measured.
+Hardware: 2 CPU cores. Time: 5 minutes beside other work. Measured: 2.466, 2.108, 1.920, 1.800 nats a byte on held-out files after 100,
+200, 300, 400 steps (one seed).
 """
 
 from ml_collections import ConfigDict

@@ -68,8 +68,7 @@ def test_each_run_is_a_process_of_its_own_and_none_is_repeated(table, capsys):
     assert main("--methods=lora,full,bitfit", "--seeds=1") == 1
     shown = capsys.readouterr().out
     assert "bitfit_0 ... exit code 1" in shown and "no biases" in shown
-    used = {name: report.usage(output / f"{name}_0")[-1] for name in ("lora", "full")}
-    assert used["full"]["peak_bytes"] - used["lora"]["peak_bytes"] > 100 << 20
+    assert report.usage(output / "full_0")[-1]["peak_bytes"] > 300 << 20  # what it held; a process that starts it may have had more
     assert main("--methods=lora,full", "--seeds=2") == 0
     assert [(output / name / "starts").read_text() for name in ("lora_0", "full_0", "lora_1")] == ["x"] * 3
     assert (output / "methods.md").read_text().count("1.0000 ± 0.0000 | 2") == 2

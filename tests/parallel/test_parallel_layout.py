@@ -100,6 +100,12 @@ def test_all_that_cannot_be_laid_out_is_one_error():
     assert "strange [2, 2]: no rule is for it. Say in mesh.rules what its dimensions are (embed, vocab, heads," in text
 
 
+def test_copies_of_the_model_need_no_rules():
+    shapes = {"strange": jax.ShapeDtypeStruct((3, 5), jnp.float32)}
+    assert specs(layout(data=8).of_params(shapes)) == {"strange": ()}
+    assert specs(layout(data=4, context=2).of_params(shapes)) == {"strange": ()}
+
+
 def config(**mesh):
     return config_lib.resolve(dict(mesh=mesh))
 

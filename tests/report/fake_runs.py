@@ -33,7 +33,7 @@ def rows(steps=60, offset=0.0, every=1):
             }
             yield {"step": step, "train/loss": offset + math.exp(-step / 20) + 1 / 3, "train/lr": 1e-3 / 3, "train/grad_norm": 1.0, **speed}
         if step % 20 == 0:
-            yield {"step": step, "val/loss": offset + math.exp(-step / 20) + 1 / 7, "val/accuracy": step / 90}
+            yield {"step": step, "val/loss": offset + math.exp(-step / 20) + 1 / 7, "val/accuracy": step / 90, "val/mcc": (step - 30) / 90}
 
 
 def write(path, lines):

@@ -14,6 +14,7 @@ from decoder_lab.core.errors import UserError
 from decoder_lab.core.writer import jsonl
 from decoder_lab.report import decimate, groups, page
 from decoder_lab.report import run as runs_of
+from decoder_lab.report.__main__ import main
 
 
 class Reader(html.parser.HTMLParser):
@@ -61,7 +62,7 @@ def test_every_number_of_a_short_run_is_in_the_page_bit_for_bit(tmp_path):
     found = lines_of(reader)
     for name in "ab":
         columns = runs_of.columns(list(jsonl.read(tmp_path / name / "metrics.jsonl")))
-        assert len(columns) == 10
+        assert len(columns) == 11
         for number, (steps, values) in columns.items():
             np.testing.assert_array_equal(found[number, name][0], steps)
             np.testing.assert_array_equal(found[number, name][1], values)
@@ -180,7 +181,7 @@ def test_runs_of_different_tasks_side_by_side(tmp_path):
     config = CONFIG | dict(task=dict(name="classification", kw={}), checkpoint=dict(metric="report/f1_macro", mode="max"))
     other = make_run(tmp_path / "classes", lines, config=config)
     reader = report(make_run(tmp_path / "text"), other)
-    assert "report/f1_macro" in reader.texts and "0.5 at 5" in reader.texts and "classification" in reader.texts
+    assert "report/f1_macro" in reader.texts and "0.5000 at 5" in reader.texts and "classification" in reader.texts
     assert ("report/f1_macro", "text") not in lines_of(reader) and ("report/f1_macro", "classes") in lines_of(reader)
     assert "--evaluator=classification_report" in " ".join(reader.texts)
 
@@ -202,5 +203,9 @@ assert not {{"jax", "matplotlib", "flax"}} & set(sys.modules), "heavy"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "report: " in done.stdout and (tmp_path / "a" / "report.html").stat().st_size < 200_000
+    assert main([str(tmp_path / "a"), f"--output={tmp_path / 'deep' / 'x'}", "--title=T"]) == 0
+    assert "<title>T</title>" in (tmp_path / "deep" / "x.html").read_text()
+    with pytest.raises(UserError, match="cannot be made"):
+        main([str(tmp_path / "a"), f"--output={tmp_path / 'a' / 'config.json' / 'x.html'}"])
     wrong = subprocess.run([sys.executable, "-m", "decoder_lab.report", str(tmp_path / "b")], capture_output=True, text=True)
     assert wrong.returncode == 2 and wrong.stderr.startswith("error: ") and "Traceback" not in wrong.stderr

@@ -12,7 +12,7 @@ import time
 
 
 def main(workdir, steps, seconds, loss, kind):
-    stopping = []
+    stopping, began = [], time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -37,6 +37,7 @@ def main(workdir, steps, seconds, loss, kind):
             print("error: no room on this device")
             return 2
     code = 0 if step == int(steps) else 75
+    write(workdir / "own_seconds", str(time.monotonic() - began))
     write(workdir / "ended.json", json.dumps({"exit_code": code}))
     return code
 

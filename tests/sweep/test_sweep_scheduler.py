@@ -1,6 +1,7 @@
 """The scheduler with stand-ins for runs: everything is done once, whatever is killed, whoever joins, whatever fails."""
 
 import csv
+import dataclasses
 import json
 import os
 import random
@@ -55,6 +56,9 @@ def test_every_run_is_done_once_and_a_second_start_repeats_nothing(tmp_path, cap
     assert fakes.sweep(*flags) == 0 and fakes.sweep(f"--workdir={folder}", "--table") == 0 and table(folder) == written
     assert "started" not in capsys.readouterr().out
     assert all(steps_done(folder, name) == [1, 2, 3, 4] for name in records)
+    for record in records.values():  # as a kill leaves it between the end of a run and writing that down
+        Folder(folder).write(dataclasses.replace(record, status=folders.RUNNING, exit_code=None))
+    assert fakes.sweep(*flags) == 0 and "started" not in capsys.readouterr().out and table(folder) == written
     assert fakes.sweep(*flags[:-1], "--seeds=3") == 0, "made larger, it does what is new"
     assert capsys.readouterr().out.count("started") == 3
     assert written[0][:2] == ["lr", "val/loss, best, mean"] and [row[0] for row in written[1:]] == ["0.1", "0.2", "0.3"]
@@ -69,7 +73,7 @@ def test_threads_are_shared_out_between_slots(tmp_path, monkeypatch):
     assert (folder / "runs" / "seed=1" / "starts").read_text().split() == ["0", str(threads)]
 
 
-def test_slots_have_devices_of_their_own():
+def test_slots_have_devices_of_their_own(tmp_path, monkeypatch):
     plan = lambda *a, **k: [dict(s.environment) for s in slots.plan(*a, **k)]  # noqa: E731
     assert plan(0, ["0", "1"], 8, {}) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
     assert plan(2, ["4", "5", "6", "7"], 8, {}) == [{"CUDA_VISIBLE_DEVICES": "4,5"}, {"CUDA_VISIBLE_DEVICES": "6,7"}]
@@ -81,9 +85,15 @@ def test_slots_have_devices_of_their_own():
     assert plan(4, [], 8, {})[3]["NPROC"] == "2" and plan(4, [], 2, {"NPROC": "16"})[0]["OMP_NUM_THREADS"] == "1"
     assert "NPROC" not in plan(4, [], 2, {"NPROC": "16"})[0], "what the user chose stays"
     assert plan(4, [], 2, {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"})[0] == {} == plan(1, [], 2, {})[0]
-    assert (
-        slots.visible_gpus({"CUDA_VISIBLE_DEVICES": "3,GPU-ab"}) == ["3", "GPU-ab"] and slots.visible_gpus({"JAX_PLATFORMS": "cpu"}) == []
-    )
+    assert slots.visible_gpus({"CUDA_VISIBLE_DEVICES": "3,GPU-ab"}) == ["3", "GPU-ab"]
+    assert slots.visible_gpus({"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "0"}) == []
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 (UUID: GPU-1)'\necho 'GPU 1: NVIDIA H100 (UUID: GPU-2)'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert slots.visible_gpus({}) == ["0", "1"]
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert slots.visible_gpus({}) == []
 
 
 def test_a_failed_run_stops_no_other_and_says_why(tmp_path, capsys):
@@ -153,6 +163,8 @@ def test_a_run_waits_for_the_one_that_it_goes_on_from(tmp_path, capsys):
     assert [steps_done(folder, f"ramp-{size}") for size in (8, 16, 32)] == [[1, 2, 3], [4, 5, 6], [7, 8, 9, 10]]
     assert json.loads((folder / "runs" / "ramp-32" / "branched_from.json").read_text())["step"] == 6
     capsys.readouterr()
+    assert fakes.sweep(f"--config={spec}", f"--workdir={tmp_path / 'part'}", "--only=ramp-16") == 75, "it does not wait for ever"
+    assert "ramp-16 waits for ramp-8, which is waiting" in capsys.readouterr().out
     assert fakes.sweep(f"--config={spec}", f"--workdir={tmp_path / 'bad'}", "--config.weight_decay=2") == 1
     out = capsys.readouterr().out
     assert "ramp-8 failed with exit code 2: error: no room" in out

@@ -57,6 +57,10 @@ def test_a_search_finds_the_better_end_and_is_an_ordinary_sweep(tmp_path, capsys
     assert len(study(again).trials) == 5
     assert [t.params for t in study(again).trials[:1]] == [trials[0].params], "what is proposed is a function of the seed"
     capsys.readouterr()
+    assert fakes.sweep(f"--study={again}", "--slots=3", "--launcher=print") == 0
+    assert capsys.readouterr().out.count(f"-m decoder_lab.sweep --workdir={again} ") == 3, (
+        "a worker a task, none of them with a run of its own"
+    )
     with pytest.raises(UserError, match="another declaration"):
         fakes.sweep(f"--config={spec}", "--random", "lr=uniform(0.1,1)", "--search=tpe", f"--workdir={folder}")
     with pytest.raises(UserError, match="holds a search"):
@@ -95,10 +99,10 @@ def test_the_trial_of_a_killed_worker_is_gone_on_with(tmp_path):
 
 def test_bad_runs_are_given_up_early(tmp_path):
     """The median rule needs five whole runs first; then a run worse than their median is stopped by SIGTERM and counts as pruned."""
-    spec, folder = fakes.config_file(tmp_path, steps=3), tmp_path / "study"
+    spec, folder = fakes.config_file(tmp_path, steps=12), tmp_path / "study"
     flags = [f"--config={spec}", "--random", "lr=uniform(0.1,5)", "--search=random", "--pruner=median", f"--workdir={folder}"]
     assert fakes.sweep(*flags, "--trials=5") == 0
-    assert fakes.sweep(f"--workdir={folder}", "--trials=9", seconds=0.4) == 0
+    assert fakes.sweep(f"--workdir={folder}", "--trials=9", seconds=0.2) == 0
     records = list(Folder(folder).records().values())
     pruned, whole = ([r for r in records if r.status == status] for status in (folders.PRUNED, folders.DONE))
     median = sorted(r.arm["lr"] for r in whole[:5])[2]

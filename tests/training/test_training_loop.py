@@ -41,7 +41,7 @@ def test_eight_devices_equal_one(tmp_path, monkeypatch):
     assert len(jax.devices()) == 8
     loop.train(experiments.Experiment(config, tmp_path / "eight", report=lambda line: None), tmp_path / "eight")
     make_mesh = meshes.make_mesh
-    monkeypatch.setattr(meshes, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+    monkeypatch.setattr(meshes, "make_mesh", lambda **sizes: make_mesh(jax.devices()[:1], **sizes))
     loop.train(experiments.Experiment(config, tmp_path / "one", report=lambda line: None), tmp_path / "one")
     eight, one = numbers(tmp_path / "eight"), numbers(tmp_path / "one")
     assert eight.keys() == one.keys() and (6, "val/loss") in one

@@ -19,10 +19,11 @@ from decoder_lab.training import resume
 
 STEPS = 3
 TEXT = "never odd or even, said the big palindrome. " * 149 + "!"
-# without biases of keys, whose gradient is nothing but rounding, which Adam makes large
-SMALL = dict(num_layers=2, num_heads=4, num_kv_heads=2, width=16, mlp_dim=24, scan_layers=True, qkv_bias=False)
+SMALL = dict(num_layers=2, num_heads=4, num_kv_heads=2, width=16, mlp_dim=24, scan_layers=True)
+# Adam would make large what is nothing but rounding, such as the gradient of a key's bias
+ADAM = dict(name="adamw", kw=dict(eps=1e-4))
 LLAMA = dict(position="rotary", norm="rms", mlp="swiglu", use_bias=False, tie_embeddings=False)
-PAIR = dict(kw={**SMALL, "position": "t5", "dropout": 0.1}, name="transformer")
+PAIR = dict(name="transformer", kw={**SMALL, "num_layers": 1, "scan_layers": False, "position": "t5", "dropout": 0.1})
 MODELS = {
     "lm": dict(name="decoder_only", kw={**SMALL, **LLAMA, "dropout": 0.1, "remat": "full"}),
     "gpt": dict(name="decoder_only", kw={**SMALL, "num_kv_heads": 4, "scan_layers": False, "dropout": 0.1, "attention_dropout": 0.1}),
@@ -63,7 +64,7 @@ def experiment(name, num_devices=8, parallel="jit", **mesh):
         task = dict(name="sequence_to_sequence", kw={})
     changes = dict(CHANGES.get(name, {}))
     delta = dict(
-        total_steps=STEPS, batch_size=16, sequence_length=16, lr=1e-2, schedule=dict(name="constant", kw={}), task=task,
+        total_steps=STEPS, optimizer=ADAM, batch_size=16, sequence_length=16, lr=1e-2, schedule=dict(name="constant", kw={}), task=task,
         model=MODELS[name], mesh=mesh, parallel=parallel, evaluators={}, checkpoint=dict(every="0", metric="", keep_best=0),
         log=dict(every="1", writers={}), data={**data, **changes.pop("data", {})}, **{k: v for k, v in changes.items() if k != "task"},
     )  # fmt: skip
@@ -89,10 +90,12 @@ def advance(made, state, first=0, steps=STEPS):
 
 @functools.cache
 def trained(name, num_devices=8, **mesh):
-    """Returns (experiment, numbers of each step, parameters, program)."""
+    """Returns (initial parameters, numbers of each step, parameters and their average)."""
     made = experiment(name, num_devices, **mesh)
-    state, numbers, program = advance(made, made.init_state())
-    return made, numbers, jax.device_get((state.params, state.ema)), program
+    state = made.init_state()
+    drawn = jax.device_get(state.params)
+    state, numbers, _ = advance(made, state)
+    return drawn, numbers, jax.device_get((state.params, state.ema))
 
 
 def assert_same(name, got, expected, params):
@@ -112,9 +115,13 @@ def assert_same(name, got, expected, params):
     ],
 )
 def test_every_mesh_gives_the_numbers_of_one_device(name, mesh):
-    """KNOWN_BUGS 2: loss, gradient and parameters, dropout, accumulation and capacity included, do not depend on where things lie."""
-    _, numbers, params, _ = trained(name, **mesh)
-    _, expected, reference, _ = trained(name, 1)
+    """KNOWN_BUGS 2: loss, gradient and parameters, dropout, accumulation and capacity included, do not depend on where things lie.
+
+    What the run begins with is the same to the bit, though no device ever held all of it.
+    """
+    drawn, numbers, params = trained(name, **mesh)
+    expected_drawn, expected, reference = trained(name, 1)
+    jax.tree.map(np.testing.assert_array_equal, drawn, expected_drawn)
     assert_same(name, (numbers,), (expected, reference), params)
 
 
@@ -138,7 +145,7 @@ def moved():
 def test_a_run_moves_from_mesh_to_mesh_by_its_checkpoints():
     """Resharding restore: three steps on three meshes are three steps on one device."""
     numbers, params, _, states = moved()
-    _, expected, reference, _ = trained("lm", 1)
+    _, expected, reference = trained("lm", 1)
     assert_same("moved", (numbers,), (expected, reference), params)
     kernel = states[0].params["decoder"]["layers"]["block"]["mlp"]["up"]["kernel"]
     moment = tree.flatten(states[1].opt_state)
@@ -200,11 +207,11 @@ MATRIX = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "mesh"), [(name, mesh) for name, of in MATRIX.items() for mesh in of])
 def test_the_whole_matrix_of_models_and_meshes(name, mesh):
-    assert_same(name, trained(name, **mesh)[1:2], trained(name, 1)[1:3], trained(name, **mesh)[2])
+    assert_same(name, trained(name, **mesh)[1:2], trained(name, 1)[1:], trained(name, **mesh)[2])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["lm", "pair", "rnn"])
 @pytest.mark.parametrize("num_devices", [2, 4])
 def test_fewer_devices(name, num_devices):
-    assert_same(name, trained(name, num_devices, fsdp=2)[1:2], trained(name, 1)[1:3], trained(name, num_devices, fsdp=2)[2])
+    assert_same(name, trained(name, num_devices, fsdp=2)[1:2], trained(name, 1)[1:], trained(name, num_devices, fsdp=2)[2])

@@ -28,7 +28,7 @@
   const say = v => {
     if (!Number.isFinite(v)) return Number.isNaN(v) ? "NaN" : v > 0 ? "∞" : "−∞";
     const a = Math.abs(v);
-    if (a !== 0 && (a < 1e-3 || a >= 1e6)) return v.toExponential(3);
+    if (a !== 0 && (a < 1e-3 || a >= 1e6)) return v.toExponential(3).replace(/\.?0+e/, "e").replace("e+", "e");
     return a >= 1000 ? Math.round(v).toLocaleString("en") : String(+v.toPrecision(5));
   };
   const kept = {
@@ -86,7 +86,7 @@
     for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++) {
       for (const f of few ? [1, 2, 5] : [1]) { const v = f * 10 ** e; if (v >= low * 0.999 && v <= high * 1.001) out.push(v); }
     }
-    return out.length > 1 ? out : [low, high];
+    return out.length > 1 ? out : ticks(low, high, 4);
   }
 
   // --- a chart ---
@@ -133,7 +133,7 @@
       let first = Infinity, last = -Infinity;
       for (const s of shown) {
         for (const source of s.faint ? [s.line] : [s.raw]) for (const v of source.y) if (Number.isFinite(v) && (!state.logY || v > 0)) ys.push(v);
-        if (s.band) ys.push(...s.band.low, ...s.band.high);
+        if (s.band) for (const v of [...s.band.low, ...s.band.high]) if (!state.logY || v > 0) ys.push(v);
         if (s.raw.x.length) { first = Math.min(first, s.raw.x[0]); last = Math.max(last, s.raw.x[s.raw.x.length - 1]); }
       }
       ys.sort((a, b) => a - b);
@@ -150,7 +150,7 @@
       const fx = logX ? v => Math.log10(Math.max(v, 1)) : v => v, fy = logY ? v => Math.log10(v) : v => v;
       const spanX = fx(last) - fx(first) || 1, spanY = fy(high) - fy(low) || 1;
       const X = v => L + (fx(v) - fx(first)) / spanX * (width - L - R), Y = v => T + (fy(high) - fy(v)) / spanY * (height - T - B);
-      const inside = v => Math.max(T - 3, Math.min(height - B + 3, Y(v)));
+      const inside = v => (logY && v <= 0 ? height - B + 3 : Math.max(T - 3, Math.min(height - B + 3, Y(v))));
       Object.assign(this, { X, Y, inside, width, height, L, R, T, B, first, last, drawn: shown });
       const svg = document.createElementNS(SVG, "svg");
       svg.setAttribute("viewBox", `0 0 ${width} ${height}`); svg.setAttribute("aria-hidden", "true");
@@ -221,7 +221,7 @@
       if (!found.length) return;
       const middle = found.reduce((a, b) => (Math.abs(b.x - step) < Math.abs(a.x - step) ? b : a)).x;
       draw("line", { x1: this.X(middle), x2: this.X(middle), y1: this.T, y2: this.height - this.B, class: "rule" }, this.over);
-      if (py !== undefined) found.sort((a, b) => Math.abs(this.Y(a.y) - py) - Math.abs(this.Y(b.y) - py));
+      if (py !== undefined) found.sort((a, b) => Math.abs(this.inside(a.y) - py) - Math.abs(this.inside(b.y) - py));
       const more = found.length - 8;
       found = found.slice(0, 8).sort((a, b) => a.y - b.y);
       for (const f of found) {
@@ -306,6 +306,29 @@
     slide.oninput();
   }
 
+  // --- tables by any of their columns ---
+  const worth = text => { // numbers by value, what is none of them behind, by letter
+    const found = text.replace(/,/g, "").replace("−", "-").match(/^\s*-?\d+(\.\d+)?(e[-+]?\d+)?/);
+    return found ? [0, +found[0]] : [text === "–" ? 2 : 1, text];
+  };
+  for (const table of document.querySelectorAll("section table:not(.heat)")) {
+    const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
+    if (body.rows.length < 2) continue;
+    heads.forEach((head, i) => {
+      const sort = () => {
+        const down = head.getAttribute("aria-sort") === "ascending";
+        heads.forEach(h => h.setAttribute("aria-sort", "none"));
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        const rows = [...body.rows].map(row => [worth(row.cells[i].textContent), row]);
+        rows.sort(([[a, x]], [[b, y]]) => (a - b) || (a === 2 ? 0 : (x < y ? -1 : x > y ? 1 : 0) * (down ? -1 : 1)));
+        body.append(...rows.map(r => r[1]));
+      };
+      head.classList.add("sort"); head.tabIndex = 0; head.setAttribute("aria-sort", "none"); head.title ||= "sort";
+      head.onclick = sort;
+      head.onkeydown = e => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); sort(); } };
+    });
+  }
+
   // --- layers and heads of attention ---
   for (const table of document.querySelectorAll("table[data-attention]")) {
     const place = table.dataset.attention, { layers } = JSON.parse(document.getElementById(`attention-${place}`).textContent);
@@ -337,7 +360,12 @@
   // --- where one is; printing; news of a live run ---
   const links = new Map([...document.querySelectorAll("nav a")].map(a => [a.hash.slice(1), a]));
   const here = new IntersectionObserver(entries => {
-    for (const e of entries) if (e.isIntersecting) { links.forEach(a => a.classList.remove("here")); links.get(e.target.id)?.classList.add("here"); }
+    for (const e of entries) {
+      const link = links.get(e.target.id);
+      if (!e.isIntersecting || !link) continue;
+      links.forEach(a => a.classList.toggle("here", a === link));
+      link.parentElement.scrollTo({ left: link.offsetLeft - 120 });
+    }
   }, { rootMargin: "-20% 0px -70%" });
   document.querySelectorAll("section").forEach(s => here.observe(s));
   addEventListener("beforeprint", () => {
