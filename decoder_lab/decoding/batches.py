@@ -4,11 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from decoder_lab.decoding.context import bucket
 from decoder_lab.decoding.generate import Generation, Generator
 from decoder_lab.decoding.settings import GREEDY, Beam, Sampling
+from decoder_lab.parallel import processes
 
 EXTRA = 10  # tokens that a short source may have more than its share
 
@@ -82,4 +84,21 @@ def generate_all(
             )
             for i, texts in zip(real, results, strict=False):
                 found[i] = texts[0]
+    return found
+
+
+def generate_shared(
+    generator: Generator, params: Any, prompts: Sequence[Mapping[str, Any]], settings: Sampling | Beam = GREEDY, **sizes: Any
+) -> list[Generation]:
+    """Returns what `generate_all` does; where the parameters lie whole on every device, each of several processes writes its part of it."""
+    index, count = processes.index(), processes.count()
+    if count == 1 or not all(leaf.is_fully_replicated for leaf in jax.tree.leaves(params)):
+        return generate_all(generator, params, prompts, settings, **sizes)
+    own = jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
+    sizes["numbers"] = list(range(len(prompts)) if sizes.get("numbers") is None else sizes["numbers"])[index::count]
+    texts = generate_all(generator, own, prompts[index::count], settings, **sizes) if prompts[index::count] else []
+    plain = [[[int(t) for t in x.tokens], float(x.logprob), x.reason, x.text, float(x.score)] for x in texts]
+    found: list[Any] = [None] * len(prompts)
+    for process, part in enumerate(processes.gather("texts", plain)):
+        found[process::count] = [Generation(*fields) for fields in part]
     return found

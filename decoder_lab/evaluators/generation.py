@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from decoder_lab.core.errors import UserError
-from decoder_lab.decoding.batches import generate_all
+from decoder_lab.decoding.batches import generate_shared
 from decoder_lab.decoding.generate import Generation, Generator
 from decoder_lab.decoding.settings import Beam, Sampling
 from decoder_lab.metrics import text as metrics
@@ -92,7 +92,7 @@ class Evaluator:
         """Returns {score: number}, and the texts "signature" and "samples"."""
         context = self.context
         numbers, items = self._chosen()
-        texts = generate_all(
+        texts = generate_shared(
             self._generator,
             context.params(state),
             [context.task.prompt(raw) for raw in items],

@@ -164,6 +164,8 @@ class Experiment:
     def init_params(self, only: Collection[str] | None = None) -> Any:
         """Fresh parameters of the model itself, or of these paths, laid out over the mesh: the same to the bit on every mesh."""
         key = jax.random.fold_in(jax.random.key(self.config.seed), 0)
+        if only is None and self.layout.is_whole:  # saves a trace
+            return meshes.replicate(self.adaptation.draw(key), self.mesh)
         if only is None:
             return self.adaptation.draw(key, self.layout.of_params)
         some = jax.jit(lambda key: tree.split(self.adaptation.draw(key), only)[0])(key)  # the rest is never worked out

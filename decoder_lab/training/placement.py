@@ -61,7 +61,9 @@ def jitted_step(experiment: Any) -> Callable:
     )
     if mapped:
         return replicated.by_pmap(step, experiment.mesh)
-    where = experiment.layout.of_state(jax.eval_shape(experiment.init_state))
+    where = meshes.replicated(experiment.mesh)
+    if not experiment.layout.is_whole:
+        where = experiment.layout.of_state(jax.eval_shape(experiment.init_state))
     return jax.jit(laid_out(experiment, step), donate_argnums=0, out_shardings=(where, meshes.replicated(experiment.mesh)))
 
 

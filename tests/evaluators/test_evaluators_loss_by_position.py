@@ -31,7 +31,7 @@ def context(rows):
     params = jax.jit(lambda: model.init(jax.random.key(0), task.dummy(), True, method=task.forward))()["params"]
     mesh = meshes.make_mesh(jax.devices()[:1])
     given = dict(model=model, task=task, mesh=mesh, batch_size=2, max_length=12, rows=lambda split: rows, params=lambda state: state)
-    return types.SimpleNamespace(**given), params
+    return types.SimpleNamespace(**given, compiled=jax.jit), params
 
 
 def test_each_part_is_the_mean_of_its_places():

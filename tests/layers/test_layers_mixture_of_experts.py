@@ -96,9 +96,7 @@ def test_both_ways_have_the_same_gradients(strict_numerics):
 
 def test_one_expert_is_the_plain_mlp(strict_numerics):
     _, params, apply = made(num_experts=1, top_k=1)
-    plain = {
-        name: {part: params[f"{name}_{part}"][0] for part in ("kernel", "bias")} for name in ("up", "gate", "down")
-    }
+    plain = {name: {part: params[f"{name}_{part}"][0] for part in ("kernel", "bias")} for name in ("up", "gate", "down")}
     expected = jax.jit(lambda params: Mlp(F, "swiglu").apply({"params": params}, X_BTD))(plain)
     out, losses = apply(params, X_BTD, None)
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)

@@ -10,7 +10,7 @@ TPU = """HloModule jit_step
 }
 
 %body (p: (s32[], bf16[8,4])) -> (s32[], bf16[8,4]) {
-  %start = (bf16[1,64]{1,0}, bf16[1,64]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%x), channel_id=4, source_target_pairs={{0,1}}
+  %start = (bf16[1,64]{1,0}, bf16[1,64]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%x), channel_id=4
   %done = bf16[1,64]{1,0} collective-permute-done(%start)
   %a = bf16[8,16]{1,0} fusion(%x), kind=kCustom, calls=%first
   %b = bf16[8,16]{1,0} fusion(%a), kind=kCustom, calls=%second

@@ -146,7 +146,9 @@ def test_a_base_drawn_from_the_seed(folder, tmp_path):
 def test_merge_makes_an_ordinary_run(folder, tmp_path):
     """Evaluated alike, of the config without an adapter, and nothing of its base is needed any more."""
     config = adapted(folder, ADALORA, ema=0.9, weight_decay=0.5)
-    flags = argparse.Namespace(workdir=folder / "whole", output=str(tmp_path / "merged"), checkpoint="latest", config=None, mode="merge")
+    flags = argparse.Namespace(
+        workdir=folder / "whole", output=str(tmp_path / "merged"), checkpoint="latest", config=None, mode="merge", distributed="off"
+    )
     assert commands.merge(config, flags) == 0
     plain = config_lib.from_json((tmp_path / "merged" / "config.json").read_text())
     assert plain.adapt is None and not plain.init_from.workdir

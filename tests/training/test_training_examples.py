@@ -32,7 +32,7 @@ def _pilot(monkeypatch):
 @pytest.fixture
 def one_device(monkeypatch):
     make_mesh = meshes.make_mesh
-    monkeypatch.setattr(meshes, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+    monkeypatch.setattr(meshes, "make_mesh", lambda **kw: make_mesh(jax.devices()[:1], **kw))
 
 
 def make_config(*overrides, **changes):
@@ -110,11 +110,11 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
 def test_a_resume_that_changes_the_order_of_examples_is_said(tmp_path, monkeypatch):
     """Rows of a batch are multiples of devices * accumulate, so other devices make other batches of the same examples."""
     make_mesh, said = meshes.make_mesh, []
-    monkeypatch.setattr(meshes, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+    monkeypatch.setattr(meshes, "make_mesh", lambda **kw: make_mesh(jax.devices()[:1], **kw))
     config = make_config("total_steps=1", "accumulate=1", "batch_size=24")
     assert train(config, tmp_path) == 0
     for devices in (1, 8):
-        monkeypatch.setattr(meshes, "make_mesh", lambda devices=devices: make_mesh(jax.devices()[:devices]))
+        monkeypatch.setattr(meshes, "make_mesh", lambda devices=devices, **kw: make_mesh(jax.devices()[:devices], **kw))
         resume.start_state(make(config, tmp_path, said.append), resume.make_saver(config, tmp_path, said.append))
         assert any("another order" in line for line in said) == (devices == 8), said
 
@@ -143,7 +143,7 @@ def test_eight_devices_equal_one(tmp_path, monkeypatch):
     assert train(config, tmp_path / "eight") == 0
     plan = make(config, tmp_path / "eight").feed.plan
     make_mesh = meshes.make_mesh
-    monkeypatch.setattr(meshes, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+    monkeypatch.setattr(meshes, "make_mesh", lambda **kw: make_mesh(jax.devices()[:1], **kw))
     monkeypatch.setattr(feed.ExampleFeed, "plan", property(lambda self: plan, lambda self, value: None), raising=False)
     assert train(config, tmp_path / "one") == 0
     for eight, one in zip(numbers(tmp_path / "eight"), numbers(tmp_path / "one"), strict=True):
