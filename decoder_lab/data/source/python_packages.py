@@ -24,29 +24,33 @@ class Source:
         self._names = interpreter.code(self.split, "python_packages")
 
     def __len__(self) -> int:
-        return len(_pieces(tuple(self._names)))
+        return len(_pieces(tuple(self._names), labels()))
 
     def __getitem__(self, i: int) -> dict[str, str]:
-        return dict(zip(("text", "label", "path"), _pieces(tuple(self._names))[i], strict=True))
+        return dict(zip(("text", "label", "path"), _pieces(tuple(self._names), labels())[i], strict=True))
 
     def fingerprint(self) -> str:
         return interpreter.fingerprint(self._names, "python_packages 1", self.split, labels())
 
 
-@functools.cache
 def labels() -> tuple[str, ...]:
     """Returns the packages that have enough files, and some in training."""
-    files = [name for name in interpreter.names() if name.endswith(".py") and "/" in name]
+    return _labels(interpreter.names())
+
+
+@functools.cache
+def _labels(names: tuple[str, ...]) -> tuple[str, ...]:
+    files = [name for name in names if name.endswith(".py") and "/" in name]
     counts = collections.Counter(name.split("/")[0] for name in files)
     trained = {name.split("/")[0] for name in interpreter.split_of(files, "train", "python_packages")}
     return tuple(sorted(package for package, count in counts.items() if count >= FILES and package in trained))
 
 
 @functools.cache
-def _pieces(names: tuple[str, ...]) -> list[tuple[str, str, str]]:
+def _pieces(names: tuple[str, ...], labels: tuple[str, ...]) -> list[tuple[str, str, str]]:
     found = []
     for name in names:
-        if "/" not in name or name.split("/")[0] not in labels():
+        if "/" not in name or name.split("/")[0] not in labels:
             continue
         lines = [line.rstrip() for line in interpreter.read(name).split("\n") if line.strip()]
         starts = range(0, max(1, len(lines) - LINES // 2), LINES)

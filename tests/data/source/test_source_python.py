@@ -20,10 +20,11 @@ def items(module, split, **kw):
 
 @pytest.fixture(scope="module", autouse=True)
 def fewer_files():
-    """Parsing all of the library for every source would take most of a minute; the packages are not parsed and keep all."""
+    """Parsing all of the library for every source would take most of a minute; the packages keep all their labels."""
     everything = interpreter.names()
-    python_packages.labels()
+    labels = python_packages.labels()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(python_packages, "labels", lambda: labels)
         patch.setattr(interpreter, "names", lambda: tuple(sorted(everything))[::5])
         yield
 
