@@ -6,6 +6,7 @@ import html
 import io
 import json
 import math
+import os
 import pathlib
 import statistics
 from collections.abc import Sequence
@@ -196,7 +197,7 @@ def write(folder: Folder, found: Sequence[Row], objectives: Sequence[Objective])
     )
     paths = [folder.root / file for file in NAMES]
     for path, text in zip(paths, texts, strict=True):
-        temporary = path.with_name(f".{path.name}.writing")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")  # other processes of the sweep write it too
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     return paths

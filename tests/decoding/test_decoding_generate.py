@@ -87,7 +87,8 @@ def generator(eos_id=None, max_length=None) -> Generator:
 
 
 def flat(result):
-    return [(x.tokens, round(x.logprob, 4), x.reason) for texts in result for x in texts]
+    """[(tokens, log-probability up to rounding, reason)] of all texts."""
+    return [(x.tokens, pytest.approx(x.logprob, abs=2e-4), x.reason) for texts in result for x in texts]
 
 
 @pytest.mark.parametrize("eos_id", [None, 0])
