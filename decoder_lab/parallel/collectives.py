@@ -81,6 +81,18 @@ def _trips(line: str, bodies: dict) -> int:
     return limits[0] if counts and len(limits) == 1 else 1
 
 
+def _group_size(line: str) -> int:
+    """Returns how many devices take part in one group of an operation: {{0,1},{2,3}}, [2,2]<=[4], or mesh['a'=4,'b'=2] {'b'}."""
+    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
+        return match[1].count(",") + 1
+    if match := re.search(r"replica_groups=\[\d+,(\d+)\]<=", line):
+        return int(match[1])
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line):
+        sizes = dict(part.strip().split("=") for part in match[1].split(","))
+        return math.prod(int(sizes[name.strip()]) for name in match[2].split(",") if name.strip())
+    return 1
+
+
 def _of_lines(lines: list[str], times: int, seen: set[str]) -> Iterator[Collective]:
     for line in lines:
         if not (match := _OPERATION.search(line)):
@@ -90,10 +102,12 @@ def _of_lines(lines: list[str], times: int, seen: set[str]) -> Iterator[Collecti
                 continue
             seen.add(channel[1])
         arrays = _ARRAY.findall(match[1])
-        if match[3]:  # asynchronous: (operands, results, and of a permutation two numbers)
+        if match[3] and match[2] != "all-reduce":  # asynchronous: (operands, results, and of a permutation two numbers)
             arrays = [array for array in arrays if array[1] or match[2] != "collective-permute"]
             arrays = arrays[len(arrays) // 2 :]
         shapes = tuple(tuple(int(n) for n in sizes.split(",") if n) for _, sizes in arrays)
         num_bytes = sum(BYTES.get(kind, 4) * math.prod(shape) for (kind, _), shape in zip(arrays, shapes, strict=True))
+        if match[2] == "reduce-scatter":
+            num_bytes *= _group_size(line)
         name = re.search(r'op_name="([^"]*)"', line)
         yield Collective(match[2], shapes, num_bytes, times, name[1] if name else "")

@@ -26,6 +26,7 @@ from decoder_lab.training.experiment import Experiment
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 TRAFFIC = {"all-gather": 1.0, "all-reduce": 2.0, "reduce-scatter": 1.0, "all-to-all": 1.0, "collective-permute": 1.0}  # rings: bytes sent
+PASSES = {"bfloat16": 1, "float16": 1, "float32": 6}  # products in bfloat16 that one takes on a TPU at full precision
 MOST_TRIES = 8
 
 
@@ -74,7 +75,7 @@ class Plan:
         moved = 2 * sum(self.parts.values()) + 2 * self.temporaries  # everything is read and written once: the least
         sent = sum(TRAFFIC[kind] * size for kind, (_, size) in self.collectives.items())
         return {
-            "compute": self.flops / (self.chip.flops * self.devices),
+            "compute": self.flops * PASSES[self.numerics] / (self.chip.flops * self.devices),
             "memory": moved / self.chip.bandwidth if self.chip.bandwidth else 0.0,
             "network": sent / self.chip.link if self.chip.link else 0.0,
         }
@@ -166,7 +167,7 @@ class Planner:
             if found.fits:
                 return found, []
             mesh = meshes.fill({name: config.mesh[name] for name in AXES}, len(self.target.devices))
-            fit = find_fit(config, mesh, attempt, self.report)
+            fit = find_fit(config, mesh, attempt, self.report, num_slices(self.target.devices))
         if fit is None:
             self.report("nothing that was tried makes it fit: take more devices, or a smaller model")
             return found, []
@@ -178,6 +179,10 @@ class Planner:
 def make(experiment: Planned, target: topology.Target) -> tuple[Plan, str]:
     """Returns the plan of a run, and the text of its compiled step ("" where the compiler gave up)."""
     experiment.check_batch_size()
+    if experiment.teacher or getattr(experiment.task, "has_reference", False):
+        raise UserError(f'--mode=plan: task "{experiment.config.task.name}" compares with another model, which is not planned for yet.')
+    if experiment.config.dtype == "float32" and target.platform != "cpu":
+        jax.config.update("jax_default_matmul_precision", "highest")  # as `runtime.prepare` does where such devices are
     with backend.compiling_for(target.platform):
         state = jax.eval_shape(experiment.init_state)
         where = experiment.layout.of_state(state)
@@ -191,6 +196,8 @@ def make(experiment: Planned, target: topology.Target) -> tuple[Plan, str]:
             if OUT_OF_MEMORY not in str(error):
                 raise
             compiled, said = None, str(error)
+        else:
+            said = ""
     seconds, parts = time.monotonic() - began, _parts(state, where, batch, rows)
     text = compiled.as_text() if compiled else ""
     memory = compiled.memory_analysis() if compiled else None
@@ -237,14 +244,18 @@ def _asked(error: str) -> int:
     return int(float(match[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[match[2]]) if match else 0
 
 
-def remedies(config: Any, mesh: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:
-    """Yields (why, overrides), the cheapest first: what makes a step need less memory. Each is meant on top of those before it."""
+def remedies(config: Any, mesh: Mapping[str, int], slices: int = 1) -> Iterator[tuple[str, list[str]]]:
+    """Yields (why, overrides), the cheapest first: what makes a step need less memory. Each is meant on top of those before it.
+
+    slices: groups of devices with fast links inside, which "data" goes on to cross.
+    """
     fields = lookup.fields("task", config.task.name)
     if "loss_chunk" in fields and not config.task.kw.loss_chunk:
         yield "logits of few time steps at once; free", ["task.kw.loss_chunk=256"]
-    if mesh["data"] > 1:
-        whole = mesh["data"] * mesh["fsdp"]
-        yield "parameters and optimiser in pieces; they are gathered layer by layer", ["mesh.data=1", f"mesh.fsdp={whole}"]
+    copies = slices if mesh["data"] % slices == 0 else 1
+    if mesh["data"] > copies:
+        whole = mesh["data"] * mesh["fsdp"] // copies
+        yield "parameters and optimiser in pieces; they are gathered layer by layer", [f"mesh.data={copies}", f"mesh.fsdp={whole}"]
     where = list(_remat(config.model.to_dict(), "model"))
     for policy, cost in (
         ("dots_no_batch", "keeps the results of matrices only; some per cent slower"),
@@ -269,7 +280,7 @@ def _remat(plugin: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
 
 
 def find_fit(
-    config: Any, mesh: Mapping[str, int], attempt: Callable[[Any], Plan], report: Callable[[str], None]
+    config: Any, mesh: Mapping[str, int], attempt: Callable[[Any], Plan], report: Callable[[str], None], slices: int = 1
 ) -> tuple[list[str], Plan] | None:
     """Returns (overrides, plan) of the first combination of remedies that fits; None where none does.
 
@@ -277,20 +288,31 @@ def find_fit(
     """
     taken: dict[str, str] = {}
     tree = json.loads(config_lib.to_json(config))
-    for _, (why, overrides) in zip(range(MOST_TRIES), remedies(config, mesh), strict=False):
-        taken |= dict(text.split("=", 1) for text in overrides)
-        chosen = [f"{name}={value}" for name, value in taken.items()]
+    for _, (why, overrides) in zip(range(MOST_TRIES), remedies(config, mesh, slices), strict=False):
+        more = taken | dict(text.split("=", 1) for text in overrides)
+        chosen = [f"{name}={value}" for name, value in more.items()]
         report(f"trying {' '.join(f'--config.{text}' for text in overrides)}: {why}")
-        plan = attempt(config_lib.resolve(tree, chosen))
+        try:
+            plan = attempt(config_lib.resolve(tree, chosen))
+        except UserError as error:
+            report(f"  cannot be: {str(error).splitlines()[0]}")
+            continue
+        taken = more
         report(f"  {'fits' if plan.fits else 'does not fit'}: {size(plan.needed)} a device")
         if plan.fits:
             return chosen, plan
     return None
 
 
-def advice(config: Any, mesh: Mapping[str, int]) -> str:
+def advice(config: Any, mesh: Mapping[str, int], slices: int = 1) -> str:
     """Returns what would make a step need less memory, a line each."""
-    return "\n".join(f"  {' '.join(f'--config.{text}' for text in overrides)}  ({why})" for why, overrides in remedies(config, mesh))
+    found = remedies(config, mesh, slices)
+    return "\n".join(f"  {' '.join(f'--config.{text}' for text in overrides)}  ({why})" for why, overrides in found)
+
+
+def num_slices(devices: Sequence[Any]) -> int:
+    """Returns how many groups with fast links inside the devices are."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 @contextlib.contextmanager
@@ -301,7 +323,11 @@ def explaining(experiment: Experiment) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if OUT_OF_MEMORY not in str(error):
             raise
-        settings = advice(experiment.config, experiment.mesh.shape) or "  fewer rows (--config.batch_size), or a smaller model"
+        mesh = experiment.mesh
+        settings = (
+            advice(experiment.config, mesh.shape, num_slices(list(mesh.devices.flat)))
+            or "  fewer rows (--config.batch_size), or a smaller model"
+        )
         raise UserError(
             f"a step does not fit into the memory of {experiment.mesh.devices.flat[0].device_kind}: {str(error).splitlines()[0]}\n"
             f"What would help, the cheapest first:\n{settings}\nTo know beforehand: --mode=plan with the same --config."
@@ -340,7 +366,7 @@ def _speed(plan: Plan) -> list[str]:
         return []
     parts = ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in plan.times.items())
     fast, slow = plan.seconds_a_step
-    ideal = plan.times["compute"]
+    ideal = plan.flops / (plan.chip.flops * plan.devices)
     hours = [plan.total_steps * seconds / 3600 for seconds in (fast, slow)]
     return [
         f"  roofline     {parts}; a step takes at least {fast * 1e3:.3g} ms (all at once) to {slow * 1e3:.3g} ms (one after the other)",

@@ -31,7 +31,7 @@ ENTRY %main (p: f32[4]) -> f32[4] {
 }
 
 %last (p: f32[4]) -> f32[4] {
-  %s = f32[2]{0} reduce-scatter(%p), channel_id=11
+  %s = f32[2]{0} reduce-scatter(%p), channel_id=11, replica_groups=[2,4]<=[8]
 }
 
 %other (p: f32[4]) -> pred[] {
@@ -46,5 +46,16 @@ def test_loops_are_counted_and_parts_of_one_operation_are_one():
     assert found["collective-permute"] == (24, 24 * 64 * 2)  # what comes, without what goes, and without its two flags
     assert found["all-gather"] == (24, 24 * 8 * 16 * 2)
     assert found["all-reduce"] == (1, 4 * 4 + 2 * 4)
-    assert found["reduce-scatter"][0] == 3
+    assert found["reduce-scatter"] == (3, 3 * 4 * 2 * 4)  # what goes in: four times what comes out
     assert [one.of for one in collectives.of_program(TPU) if one.kind == "all-gather"] == ["jit(step)/mlp"]
+
+
+def test_groups_and_operations_that_are_started():
+    """Sizes of groups as three compilers write them; an all-reduce that is started has results only."""
+    line = "%r = f32[2]{0} reduce-scatter(%p), channel_id=1, replica_groups="
+    groups = ("{{0,1,2},{3,4,5}}", "[4,2]<=[2,4]T(1,0)", "mesh['axis_0'=4,'axis_1'=2] {'axis_0','axis_1'}")
+    program = "ENTRY %main (p: f32[4]) -> f32[4] {{\n  {}\n}}"
+    sizes = [collectives.of_program(program.format(line + group))[0].num_bytes for group in groups]
+    assert sizes == [3 * 8, 2 * 8, 8 * 8]
+    started = "%a = (f32[100]{0}, f32[200]{0}) all-reduce-start(%p, %q), channel_id=2"
+    assert collectives.of_program(program.format(started))[0].num_bytes == 1200
