@@ -9,6 +9,7 @@ if __name__ == "__main__":
     runtime.prefer_huge_pages()  # starts the process again, hence before the other imports, which would be made twice
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -36,7 +37,12 @@ MODES = {
     "plot_schedule": "draw the learning rate of a config before anything is run",
     "replay": "run the step again that stopped a run by a non-finite loss or gradient",
 }
+READ = ("generate", "predict", "plan")  # modes for somebody who reads: who has seen enough may go
 FORMATS = ("huggingface", "stablehlo", "peft")
+
+
+class _Unread(Exception):
+    """Nobody reads the output any more, of a command that was under way."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -168,7 +174,12 @@ def main(argv: list[str]) -> int:
         for name, value in config_lib.flat(config):
             print(f"{name} = {value!r}")
         return 0
-    return getattr(commands, commands.NAMES.get(flags.mode, flags.mode))(config, flags)
+    try:
+        return getattr(commands, commands.NAMES.get(flags.mode, flags.mode))(config, flags)
+    except BrokenPipeError as error:
+        if flags.mode in READ:
+            raise
+        raise _Unread from error
 
 
 def entry_point() -> None:
@@ -189,6 +200,11 @@ def entry_point() -> None:
     except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
         sys.stdout = open(os.devnull, "w")
         code = 0
+    except _Unread:
+        sys.stdout = open(os.devnull, "w")
+        code, said = runtime.EXIT_RESUMABLE, "whoever read its output is gone"
+        with contextlib.suppress(OSError):
+            print(f"error: {said}; what was saved before stays, and the same command goes on", file=sys.stderr)
     finally:
         processes.leave(code, said)
     sys.exit(code)

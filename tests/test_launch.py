@@ -128,6 +128,15 @@ def test_a_tpu_that_is_preempted_is_made_again_and_goes_on(tmp_path, fake):
     assert "--spot" in calls[1]
 
 
+def test_a_shortage_of_tpus_is_waited_for(tmp_path, fake):
+    """It is what follows a preemption, and no reason to give up."""
+    few = 'echo x >> asked; [ "$(wc -l < asked)" -gt 8 ] && echo READY > state'
+    fake("gcloud", GCLOUD.replace("echo READY > state", few))
+    (tmp_path / "ends").write_text("0 0\n")
+    code, said, calls = run(tmp_path, "tpu_pod", *POD, PAUSE="0", RETRIES="3", MAX_STARTS="4")
+    assert code == 0 and verbs(calls).count("create") == 9 and verbs(calls)[-1] == "delete", said
+
+
 def test_a_tpu_is_not_kept_busy_with_an_error(tmp_path, fake):
     fake("gcloud", GCLOUD)
     (tmp_path / "ends").write_text("2 2\n")

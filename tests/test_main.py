@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from decoder_lab import commands
 from decoder_lab import main as main_module
 from decoder_lab.core.errors import UserError
 
@@ -127,3 +128,21 @@ def test_print_config(config_file, capsys):
     assert run(f"--config={config_file}", "--print_config", "--config.model.kw.width=32") == 0
     out = capsys.readouterr().out
     assert "model.kw.width = 32" in out and "optimizer.kw.b1 = 0.9" in out
+
+
+@pytest.mark.parametrize("mode, code", [("train", 75), ("generate", 0)])
+def test_a_run_whose_reader_is_gone_is_not_done(mode, code, tmp_path, monkeypatch, capsys):
+    """The others of a run are told; of text that somebody has seen enough of there is no more to do."""
+    told = []
+    monkeypatch.setattr(main_module.processes, "leave", lambda *end: told.append(end))
+    monkeypatch.setattr(main_module.sys, "stdout", sys.stdout)
+    monkeypatch.setattr(main_module.sys, "argv", ["main", f"--mode={mode}", f"--workdir={tmp_path}"])
+
+    def gone(*_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(commands, "config_for", lambda flags, overrides: {})
+    monkeypatch.setattr(commands, commands.NAMES.get(mode, mode), gone)
+    with pytest.raises(SystemExit) as ended:
+        main_module.entry_point()
+    assert ended.value.code == code and told[0][0] == code and bool(told[0][1]) == (code == 75)

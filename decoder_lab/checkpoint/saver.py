@@ -9,6 +9,7 @@ what is dropped, and an error of one is an error of all: no process goes on as i
 """
 
 import concurrent.futures
+import contextlib
 import json
 import pathlib
 import shutil
@@ -24,6 +25,8 @@ from decoder_lab.checkpoint.shelf import Shelf
 from decoder_lab.core import tree
 from decoder_lab.core.errors import UserError
 from decoder_lab.parallel import processes
+
+LOOKS = 5  # at which checkpoints there are, while another process drops them
 
 
 class Saver:
@@ -145,7 +148,8 @@ class Saver:
         if kind is None:
             self.close()
         else:
-            self._join()  # a failed save was reported; the error that ends the run is the one to show
+            with contextlib.suppress(Exception):  # a failed save was reported; the error that ends the run is the one to show
+                self._join()
 
     # --- writing ---
 
@@ -170,8 +174,9 @@ class Saver:
         problem = together.complete(self._shelf, response, step, temporary, forms, about)
         if not problem:
             self._own.add(step)
-            problem = together.keep(self._shelf, step)
-        if problem:
+            if (left := together.keep(self._shelf, step)) and processes.first():
+                self.report(f"checkpoint {step} is saved; others could not be dropped: {left[: together.MOST_ERROR_CHARACTERS]}")
+        else:
             self._fail(step, problem)
 
     def _fail(self, step: int, problem: str) -> None:
@@ -193,14 +198,14 @@ class Saver:
             )
 
     def _join(self) -> None:
-        """Waits for the writing thread; a failure was reported by it and is kept for `wait`."""
+        """Waits for the writing thread; a failure was reported by it and is kept for `wait`, anything else it raised is raised here."""
         if self._writing is not None:
-            concurrent.futures.wait([self._writing])
-            self._writing = None
+            writing, self._writing = self._writing, None
+            writing.result()
 
     # --- reading ---
 
-    def _choose(self, step: int | str | None) -> tuple[int, dict[str, Any]]:
+    def _choose(self, step: int | str | None, looks: int = LOOKS) -> tuple[int, dict[str, Any]]:
         """Returns (step, record) of the first intact one of those that `step` stands for."""
         self._join()
         step = "latest" if step is None else step
@@ -209,6 +214,8 @@ class Saver:
             record, damage = together.check(self._shelf.path(candidate))
             if not damage:
                 return candidate, record
+            if looks > 1 and not processes.share("checkpoint there", self._shelf.path(candidate).is_dir()):
+                return self._choose(step, looks - 1)  # a run beside this one has just dropped it, and has a newer one
             self._shelf.damaged.add(candidate)
             rest = "" if candidate == candidates[-1] else "; using the one before it"
             self.report(f"checkpoint {candidate} in {self.directory} is damaged: {damage}{rest}")

@@ -3,6 +3,7 @@
 import math
 import pathlib
 import shutil
+import uuid
 from collections.abc import Callable
 
 from decoder_lab.checkpoint import snapshot
@@ -82,13 +83,20 @@ class Shelf:
                 self.drop(other)
 
     def drop(self, step: int) -> None:
-        """Deletes a checkpoint."""
-        doomed = self.directory / f"{DELETED}{step}"
-        self.path(step).rename(doomed)
-        shutil.rmtree(doomed)
+        """Deletes a checkpoint. What cannot be deleted now, as somebody reads it, is deleted by a later `sweep`; that is said."""
+        doomed = self._set_aside(self.path(step))
+        shutil.rmtree(doomed, ignore_errors=True)
+        if doomed.exists():
+            self.report(f"checkpoint {step} is dropped, but its files could not all be deleted: {doomed}. The next save tries again")
 
     def sweep(self) -> None:
         """Removes what an earlier process left half-written or half-deleted. Readers may not: a save may be running."""
         for path in self.directory.iterdir():
             if path.name.startswith((TEMPORARY, DELETED)):
-                shutil.rmtree(path)
+                shutil.rmtree(self._set_aside(path) if path.name.startswith(TEMPORARY) else path, ignore_errors=True)
+
+    def _set_aside(self, path: pathlib.Path) -> pathlib.Path:
+        """Gives what is to be deleted a name that nothing else needs, however long the deletion takes."""
+        doomed = self.directory / f"{DELETED}{path.name}-{uuid.uuid4().hex[:8]}"
+        path.rename(doomed)
+        return doomed

@@ -6,6 +6,7 @@ clock: one that is not renewed is over. Clocks of two machines are never compare
 systems may lack or forget. A holder that was asleep for so long that it was taken for dead ends as soon as it sees that.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -24,7 +25,7 @@ LOCK = "run.lock"
 BEAT_SECONDS = 10.0
 SILENT_SECONDS = 60.0  # network file systems may show a file as it was up to this long ago
 UNREADABLE_SECONDS = 3.0  # of a file that is no lock of this kind: time enough to finish writing one
-JOB_VARIABLE = "DECODER_LAB_JOB"  # "name#attempt": an attempt may take over from an earlier one of the same name at once
+JOB_VARIABLE = "DECODER_LAB_JOB"  # "name#number": an attempt may take over from an earlier one of the same name at once
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 ATTEMPTS = 5
 COUNT_WIDTH = 12
@@ -68,8 +69,9 @@ class RunLock:
     def __exit__(self, *_: Any) -> None:
         self._stop.set()
         self._thread.join()
-        if (held := _read(self._path)) and held["id"] == self._about["id"]:
-            self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a lock that stays is taken over: this process is over in a moment
+            if (held := _read(self._path)) and held["id"] == self._about["id"]:
+                self._path.unlink(missing_ok=True)
 
     def _take(self) -> None:
         for _ in range(ATTEMPTS):
@@ -110,7 +112,7 @@ class RunLock:
                 raise self._in_use(held)
             return "that process is over"
         (name, _, attempt), (own, _, own_attempt) = ((text or "").partition("#") for text in (held.get("job"), self._about["job"]))
-        if name and name == own and attempt != own_attempt:
+        if name and name == own and _earlier(attempt, own_attempt):
             return f"that was attempt {attempt} of the job {name}, this is attempt {own_attempt}"
         wait = self._silent if held["id"] else min(self._silent, UNREADABLE_SECONDS)
         self._report(f"{self._path.parent} is held by {_named(held)}: watching for {wait:.0f} s whether that still lives")
@@ -145,20 +147,23 @@ class RunLock:
 
     def _renew(self) -> None:
         while not self._stop.wait(self._beat):
-            held = _read(self._path)
-            if held is not None and held["id"] != self._about["id"]:
-                line = f"error: {self._path.parent} was taken over by {_named(held)}, as this process gave no sign of life: it ends here.\n"
+            with contextlib.suppress(OSError):  # gone, or a file server that does not answer now: the next beat tries again
+                self._renew_once()
+
+    def _renew_once(self) -> None:
+        held = _read(self._path)
+        if held is not None and held["id"] != self._about["id"]:
+            line = f"error: {self._path.parent} was taken over by {_named(held)}, as this process gave no sign of life: it ends here.\n"
+            try:
                 os.write(2, line.encode())
-                os._exit(2)
-            self._count += 1
-            try:
-                file = os.open(self._path, os.O_WRONLY)
-            except OSError:  # gone, or a file server that does not answer now: the next beat tries again
-                continue
-            try:
-                os.pwrite(file, f"{self._count:0{COUNT_WIDTH}d}".encode(), 0)
             finally:
-                os.close(file)
+                os._exit(2)
+        self._count += 1
+        file = os.open(self._path, os.O_WRONLY)
+        try:
+            os.pwrite(file, f"{self._count:0{COUNT_WIDTH}d}".encode(), 0)
+        finally:
+            os.close(file)
 
 
 def job(environment: Mapping[str, str]) -> str | None:
@@ -168,6 +173,12 @@ def job(environment: Mapping[str, str]) -> str | None:
     if environment.get("SLURM_JOB_ID"):
         return f"slurm {environment['SLURM_JOB_ID']}#{environment.get('SLURM_RESTART_COUNT', '0')}"
     return None
+
+
+def _earlier(attempt: str, own: str) -> bool:
+    """Whether an attempt came before the own one, by its number: "2", or "2.PID". What has no number is not known to."""
+    numbers = [text.partition(".")[0] for text in (attempt, own)]
+    return all(number.isdecimal() for number in numbers) and int(numbers[0]) < int(numbers[1])
 
 
 def _named(held: dict[str, Any]) -> str:

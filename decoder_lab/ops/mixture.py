@@ -51,7 +51,11 @@ def sorted_mixture(x_BTD: jax.Array, routes: Routes, weights: Weights, activatio
     sizes_E = jnp.sum(jax.nn.one_hot(expert_S, num_experts, dtype=jnp.int32), axis=0)
     sorted_S = jnp.minimum(expert_S[order_S], num_experts - 1)
 
+    chosen_S = expert_S[order_S] < num_experts
+
     def multiply(x_SI: jax.Array, kernel_EIO: jax.Array) -> jax.Array:
+        # what stands behind the last group means nothing, in the gradient with respect to x too: zeros here are zeros there
+        x_SI = jnp.where(chosen_S[:, None], x_SI, jnp.zeros((), x_SI.dtype))
         return jax.lax.ragged_dot(x_SI, kernel_EIO.astype(x_SI.dtype), sizes_E)
 
     def add(y_SO: jax.Array, bias_EO: jax.Array) -> jax.Array:

@@ -40,19 +40,37 @@ def laid_out(function: Callable, layout: Layout) -> Callable:
 
 
 class _Constraints:
-    """A Linen interceptor: [B, T, ...] of linear maps, norms and embeddings lies with its rows and its time where those of a batch do."""
+    """Two Linen interceptors: [B, T, ...] of linear maps, norms and embeddings lies with its rows and its time where those of a batch do.
+
+    The instance itself stands around all others, those of adapters too (`adapters.base.Adapted`), and says where what they give lies.
+    `_instead` stands inside them: it computes in place of a layer only what the layer would, of what an adapter gives it.
+    """
 
     def __init__(self, layout: Layout):
-        self._layout, self._in_logits = layout, False
+        self._layout, self._in_logits, self._inside = layout, False, False
 
     def __call__(self, call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         module, method = context.module, context.method_name
+        if not self._inside:  # a model's first call: who comes last is innermost in all calls inside this one
+            self._inside = True
+            try:
+                with nn.intercept_methods(self._instead):
+                    return self(call, args, kwargs, context)
+            finally:
+                self._inside = False
         if method == LOGITS:
             before, self._in_logits = self._in_logits, True
             try:
                 return call(*args, **kwargs)
             finally:
                 self._in_logits = before
+        out = call(*args, **kwargs)
+        if module.is_initializing() or not isinstance(module, Linear | Embedding | Norm) or method not in ("__call__", "attend"):
+            return out
+        return self._put(out, self._last(module, method))
+
+    def _instead(self, call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+        module, method = context.module, context.method_name
         if isinstance(module, Embedding) and method == "__call__" and (looked_up := self._look_up(module, *args)) is not None:
             return looked_up
         if isinstance(module, MixtureOfExperts) and method == "mix":
@@ -61,10 +79,7 @@ class _Constraints:
             return call(*args, **kwargs) if found is None else found
         if isinstance(module, Linear) and self._in_logits and not module.is_initializing() and (last := self._last(module, method)):
             return _constrained(self._logits(module, last, *args), self._layout.mesh, (*[FREE] * (args[0].ndim - 1), last))
-        out = call(*args, **kwargs)
-        if module.is_initializing() or not isinstance(module, Linear | Embedding | Norm) or method not in ("__call__", "attend"):
-            return out
-        return self._put(out, self._last(module, method))
+        return call(*args, **kwargs)
 
     def _look_up(self, module: Embedding, indices: jax.Array) -> jax.Array | None:
         """Returns the vectors of indices_BT out of a table in pieces; None where it is whole, or in pieces of another kind."""

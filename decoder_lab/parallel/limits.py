@@ -17,7 +17,7 @@ def check(config: Any, layout: Layout, shapes: Any) -> None:
     tensor = mesh.shape.get(TENSOR, 1)
     for path, kw in _heads(config.model.to_dict(), "model"):
         for field, name in (("num_heads", "heads"), ("num_kv_heads", "kv_heads")):
-            size = kw[field] or kw["num_heads"]
+            size = kw.get(field) or kw["num_heads"]
             if TENSOR in layout.logical[name].split() and size % tensor:
                 fits = [n for n in range(1, mesh.size + 1) if size % n == 0 and mesh.size % n == 0]
                 way = f"--config.mesh.logical.{name}='' keeps them whole on every device"

@@ -16,15 +16,19 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 from decoder_lab.core.errors import UserError
+from decoder_lab.core.runtime import EXIT_RESUMABLE
 
-PROBE_AFTER, PROBE_EVERY, PROBES = 15, 5, 6  # seconds, seconds, and unanswered probes until a silent machine counts as gone: 45 s
+PROBE_AFTER, PROBE_EVERY, PROBES = 15, 5, 6  # seconds, seconds, and unanswered probes until a silent machine counts as gone
+SILENT_SECONDS = PROBE_AFTER + PROBES * PROBE_EVERY
 RETRY_SECONDS = 0.2
 TELL_SECONDS = 30.0
 FAREWELL_SECONDS = 5.0
+LAST_WORD_SECONDS = 1.0
 CHUNK = 1 << 16
 
 
@@ -52,14 +56,28 @@ class Hub(threading.Thread):
         return sorted(set(range(self._count)) - self._peers.keys())
 
     def run(self) -> None:
+        try:
+            self._serve()
+        except Exception:  # without a hub nobody would hear of another's end: better this process's own, which all hear of
+            traceback.print_exc()
+            exit_now(EXIT_RESUMABLE, "error: process 0 can no longer tell the others what happens. The same command goes on.")
+            raise
+
+    def _serve(self) -> None:
         while self._left != set(range(self._count)):
             for event, _ in self._selector.select():
                 if event.fileobj is self._server:
-                    connection, _ = self._server.accept()
-                    self._selector.register(connection, selectors.EVENT_READ, _Line(connection))
+                    self._accept()
                 else:
                     self._read(event.data)
         self._server.close()
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._server.accept()
+            self._selector.register(connection, selectors.EVENT_READ, _Line(connection))
+        except OSError:  # gone again, or too many open files: whoever still waits is taken in a moment later
+            time.sleep(RETRY_SECONDS)
 
     def _read(self, line: "_Line") -> None:
         messages, gone = line.receive()
@@ -76,7 +94,8 @@ class Hub(threading.Thread):
 
     def _heard(self, line: "_Line", message: dict[str, Any]) -> None:
         if "hello" in message:
-            self._welcome(line, message["hello"])
+            if _is_hello(message["hello"]):
+                self._welcome(line, message["hello"])
         elif line.index is None:
             pass  # no process of a run: whoever else knocks at this port
         elif "bye" in message:
@@ -104,7 +123,7 @@ class Hub(threading.Thread):
                 self._tell({"go": [self._peers[i].host for i in range(self._count)]})
             return
         line.send({"refused": wrong})
-        for peer in self._peers.values():
+        for peer in self._peers.values() if self.missing() else ():  # those who all met need nobody else
             peer.send({"refused": wrong})
 
     def _pass_on(self, index: int, end: dict[str, Any]) -> None:
@@ -233,7 +252,7 @@ class Meeting:
         with self._changed:
             if "go" in message:
                 self._hosts = message["go"]
-            elif "refused" in message:
+            elif "refused" in message and self._hosts is None:
                 self._refused = message["refused"]
             elif "key" in message:
                 self._values[message["key"]] = message["values"]
@@ -253,7 +272,9 @@ class _Line:
         self._sending = threading.Lock()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (("TCP_KEEPIDLE", PROBE_AFTER), ("TCP_KEEPINTVL", PROBE_EVERY), ("TCP_KEEPCNT", PROBES)):
+        limits = dict(TCP_KEEPIDLE=PROBE_AFTER, TCP_KEEPINTVL=PROBE_EVERY, TCP_KEEPCNT=PROBES)
+        limits["TCP_USER_TIMEOUT"] = 1000 * SILENT_SECONDS  # while data is under way there are no probes
+        for name, value in limits.items():
             if hasattr(socket, name):  # Linux
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
@@ -286,13 +307,29 @@ def _listen(port: int) -> socket.socket:
         raise UserError(f"--distributed: process 0 cannot listen at port {port}: {error.strerror}. Take another port.") from error
 
 
+def _is_hello(found: Any) -> bool:
+    """Whether a process of a run says who it is, and not somebody who happens to know JSON."""
+    return isinstance(found, dict) and [type(found.get(name)) for name in ("index", "count", "host")] == [int, int, str]
+
+
 def _some(indices: list[int]) -> str:
     return ", ".join(map(str, indices[:8])) + (f" and {len(indices) - 8} more" if len(indices) > 8 else "")
 
 
 def exit_now(code: int, text: str) -> None:
-    """Ends this process at once: no exit handler runs, as they would wait for processes that are gone."""
-    sys.stdout.flush()
-    if text:
-        os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
-    os._exit(code)
+    """Ends this process at once: no exit handler runs, as they would wait for processes that are gone.
+
+    Its last words may fail, or block (a full disk, no terminal, another thread that is stuck in a print): that delays the end by moments.
+    """
+    try:
+        for say in (lambda: sys.stdout.flush(), lambda: os.write(2, f"{text}\n".encode("utf-8", "backslashreplace") if text else b"")):
+            saying = threading.Thread(target=_tried, args=(say,), daemon=True)
+            saying.start()
+            saying.join(LAST_WORD_SECONDS)
+    finally:
+        os._exit(code)
+
+
+def _tried(say: Callable[[], Any]) -> None:
+    with contextlib.suppress(Exception):
+        say()

@@ -55,8 +55,10 @@ def _detected(environment: Mapping[str, str]) -> Place | None:
         return _mpi(environment)
     hosts = environment.get("TPU_WORKER_HOSTNAMES", "")
     on_tpu = any(pathlib.Path(device).exists() for device in ("/dev/accel0", "/dev/vfio/0")) and _installed("libtpu")
-    if "," in hosts or (on_tpu and not hosts and "TPU_SKIP_MDS_QUERY" not in environment):
+    if "," in hosts:
         return _tpu(environment)
+    if on_tpu and not hosts and "TPU_SKIP_MDS_QUERY" not in environment:
+        return _worker_of_tpu()  # None: such a device may be another, and libtpu is also installed to plan
     return None
 
 
@@ -163,7 +165,13 @@ def _mpi(environment: Mapping[str, str]) -> Place:
 
 
 def _tpu(environment: Mapping[str, str]) -> Place:
-    """Asks the TPU's metadata, by JAX's own reader of it."""
+    if place := _worker_of_tpu():
+        return place
+    raise UserError("--distributed=tpu: this machine is no worker of a TPU (no libtpu, or no metadata). Use --distributed=off, or auto.")
+
+
+def _worker_of_tpu() -> Place | None:
+    """Asks the TPU's metadata, by JAX's own reader of it; None where this machine is no worker of a TPU."""
     from jax._src.clusters import cloud_tpu_cluster
 
     for kind in (cloud_tpu_cluster.GkeTpuCluster, cloud_tpu_cluster.GceTpuCluster):
@@ -173,7 +181,7 @@ def _tpu(environment: Mapping[str, str]) -> Place:
                 return _checked(f"{host}:{TPU_PORT}", kind.get_process_id(), kind.get_process_count(), "--distributed=tpu")
         except (OSError, RuntimeError, ValueError, ImportError) as error:
             raise UserError(f"--distributed=tpu: the metadata of this TPU could not be read: {error}.") from error
-    raise UserError("--distributed=tpu: this machine is no worker of a TPU (no libtpu, or no metadata). Use --distributed=off, or auto.")
+    return None
 
 
 _KINDS: dict[str, Callable[[Mapping[str, str]], Place]] = {"tpu": _tpu, "slurm": _slurm, "kubernetes": _kubernetes, "mpi": _mpi}

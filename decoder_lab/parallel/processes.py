@@ -1,7 +1,7 @@
 """A run of many processes: its start and its end, and what all of them do together.
 
 With one process nothing is started, and everything here returns at once. `parallel/places.py` says who is who.
-JAX is imported only by `start`. Two ports are used on process 0's machine: that of the address for `parallel/meeting.py`, the next for JAX.
+JAX is imported only by `start`. Two ports are fixed on process 0's machine: the address's for `parallel/meeting.py`, the next for JAX.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import Any
 
 from decoder_lab.core.errors import UserError
 from decoder_lab.core.runtime import EXIT_RESUMABLE
-from decoder_lab.parallel.meeting import Absent, Meeting, exit_now
+from decoder_lab.parallel.meeting import SILENT_SECONDS, Absent, Meeting, exit_now
 from decoder_lab.parallel.places import Place
 
 HEARTBEAT_SECONDS = 100  # JAX's own: what notices a dead machine if the meeting does not
@@ -80,11 +80,18 @@ def leave(code: int, text: str = "") -> None:
         _meeting = None
         return
     if error := sys.exc_info()[1]:
-        time.sleep(SETTLE_SECONDS)  # what failed here may be the echo of another's death, which is told in a moment, and ends this process
+        time.sleep(_settle_seconds(error))  # it may be the echo of another's death: that is told meanwhile, and ends this process
         traceback.print_exc()
         text = f"{type(error).__name__}: {error}"
     _meeting.end(code, text.strip().rstrip("."))
     exit_now(code, "")
+
+
+def _settle_seconds(error: BaseException) -> float:
+    """Returns how long news may take that explain an error: of a machine that vanished collectives may know before the meeting does."""
+    jax = sys.modules.get("jax")
+    of_device = jax is not None and isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error)
+    return SETTLE_SECONDS + (SILENT_SECONDS if of_device else 0.0)
 
 
 def give_up(text: str) -> None:

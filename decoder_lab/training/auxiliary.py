@@ -1,7 +1,7 @@
 """Losses that layers have of their own, beside the task's: those of the router of a mixture of experts.
 
 A layer sows (sum, weight) into the collection "losses". Tasks know nothing of it: they call `model.apply`, and `Audible` hands on what was
-sown while `collected()` listens.
+sown while `collected()` listens to it.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import flax.core.scope as scopes
 import jax
 import jax.numpy as jnp
 
@@ -18,7 +19,8 @@ from decoder_lab.layers.mixture_of_experts import LOSSES
 
 ADDED = "auxiliary"  # what the step adds to the loss (`training/step.py`); the others are only reported
 
-_listening: contextvars.ContextVar[list | None] = contextvars.ContextVar("listening", default=None)
+# (the model that is listened to, None for all; what was heard)
+_listening: contextvars.ContextVar[tuple[Any, list] | None] = contextvars.ContextVar("listening", default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +31,14 @@ class Audible:
 
     def apply(self, variables: dict, *args: Any, **kwargs: Any) -> Any:
         """As `model.apply`."""
-        found = _listening.get()
-        if found is None or kwargs.get("mutable"):
+        listening, asked = _listening.get(), kwargs.get("mutable", False)
+        if listening is None or (listening[0] is not None and listening[0] is not self):  # a teacher may be made as its student is
             return self.model.apply(variables, *args, **kwargs)
-        out, sown = self.model.apply(variables, *args, **{**kwargs, "mutable": [LOSSES]})
-        found.append(sown.get(LOSSES, {}))
-        return out
+        out, sown = self.model.apply(variables, *args, **{**kwargs, "mutable": scopes.union_filters(asked, LOSSES)})
+        listening[1].append(sown.get(LOSSES, {}))
+        if asked is False:
+            return out
+        return out, sown if scopes.in_filter(asked, LOSSES) else {name: found for name, found in sown.items() if name != LOSSES}
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -43,10 +47,15 @@ class Audible:
 
 
 @contextlib.contextmanager
-def collected() -> Iterator[list]:
-    """Gives a list to which every call of an `Audible` model inside adds what its layers sowed."""
+def collected(model: Any = None) -> Iterator[list]:
+    """Gives a list to which every call of an `Audible` model inside adds what its layers sowed; with `model` only calls of that one.
+
+    It may stand inside an adapted model. A task may have another beside it, such as a teacher, whose losses nobody is to learn from.
+    """
     found: list = []
-    token = _listening.set(found)
+    while model is not None and not isinstance(model, Audible) and (inside := getattr(model, "model", None)) is not None:
+        model = inside
+    token = _listening.set((model, found))
     try:
         yield found
     finally:
@@ -54,17 +63,14 @@ def collected() -> Iterator[list]:
 
 
 def added(metrics: dict[str, tuple], sown: list) -> dict[str, tuple]:
-    """Returns a task's metrics with the means of the layers' losses over layers and tokens, and "auxiliary", weighted as the loss is."""
+    """Returns a task's metrics with {name: (sum, weight)} of the layers' losses, over layers and tokens; of "auxiliary" for the step."""
     totals: dict[str, jax.Array] = {}
     for path, value in (pair for part in sown for pair in tree.flatten(part).items()):
         name = path.split("/")[-2]  # .../mlp/balance/0
         totals[name] = totals.get(name, 0.0) + jnp.sum(value.reshape(-1, 2), axis=0)
     if not totals:
         return metrics
-    weight = jax.lax.stop_gradient(metrics["loss"][1])
-    extra = totals[ADDED][0] / jnp.maximum(totals[ADDED][1], 1.0)
-    means = {name: (jax.lax.stop_gradient(s), w) for name, (s, w) in totals.items() if name != ADDED}
-    return {**metrics, ADDED: (weight * extra, weight), **means}
+    return {**metrics, **{name: (s if name == ADDED else jax.lax.stop_gradient(s), w) for name, (s, w) in totals.items()}}
 
 
 def of_model(model: Any, plugin: Mapping[str, Any]) -> Any:

@@ -65,7 +65,7 @@ class Hooks:
 class Devices:
     """What a step does where each device runs it on rows of its own (`parallel/replicated.py`); as it is, for all rows at once, nothing.
 
-    total: tree -> sums over the devices; own_key: key -> another on every device.
+    total: (gradients, sums of metrics) -> their sums over the devices; own_key: key -> another on every device.
     """
 
     total: Callable[[Any], Any] = lambda tree: tree
@@ -90,37 +90,60 @@ def init_state(params: Any, optimizer: optax.GradientTransformation, seed: int, 
 
 
 def sum_gradients(
-    metrics_fn: Callable, params: Any, batch: dict, key: jax.Array, accumulate: int, penalty: Callable = lambda params: None
+    metrics_fn: Callable,
+    params: Any,
+    batch: dict,
+    key: jax.Array,
+    accumulate: int,
+    penalty: Callable = lambda params: None,
+    total: Callable = lambda metrics: metrics,
 ) -> tuple[Any, dict]:
     """Returns (gradient of the summed loss, summed metrics) over `accumulate` micro-batches; what `penalty` returns is added to the mean.
 
-    Sums, never means of means: however the examples are cut into micro-batches, the result is the same up to rounding.
+    Sums, never means of means: however the examples are cut into micro-batches, the result is the same up to rounding. The mean of what
+    layers add ("auxiliary", `training/auxiliary.py`) is one over all micro-batches, and over all devices where `total` sums over them.
     Micro-batch i takes rows i, i + accumulate, ... so that rows stay on the device that holds them.
     """
 
-    def loss_sum(params, batch, key):
+    def sums(params, batch, key):
         metrics = metrics_fn(params, batch, key)
         loss, weight = metrics["loss"]
-        if "auxiliary" in metrics:  # of layers, see `training/auxiliary.py`
-            loss = loss + metrics["auxiliary"][0]
+        of_layers = [metrics["auxiliary"][0]] if "auxiliary" in metrics else []
         if (extra := penalty(params)) is not None:  # beside the loss, which stays comparable with that of other runs
             weight = jax.lax.stop_gradient(weight)
             loss, metrics = loss + weight * extra, {**metrics, "penalty": (weight * extra, weight)}
-        return loss, metrics
+        return [loss, *of_layers], metrics
 
-    gradient = jax.grad(loss_sum, has_aux=True)
+    def gradient(batch, key, share):
+        outs, pull, metrics = jax.vjp(lambda params: sums(params, batch, key), params, has_aux=True)
+        return pull([jnp.ones_like(outs[0]), *(share(metrics).astype(x.dtype) for x in outs[1:])])[0], metrics
+
     if accumulate == 1:
-        return gradient(params, batch, key)
+        return gradient(batch, key, lambda metrics: _share(total(metrics)))
     micro = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
 
-    def add(total, inputs):
+    def weights(inputs):  # known before anything is differentiated: the compiler leaves out all that they do not need
         index, part = inputs
-        return jax.tree.map(jnp.add, total, gradient(params, part, jax.random.fold_in(key, index))), None
+        metrics = metrics_fn(params, part, jax.random.fold_in(key, index))
+        return {name: (0.0, metrics[name][1]) for name in ("loss", "auxiliary")}
 
-    first = gradient(params, jax.tree.map(lambda x: x[0], micro), jax.random.fold_in(key, 0))
+    @functools.cache
+    def of_all():  # asked by layers with losses alone
+        everywhere = jax.lax.map(weights, (jnp.arange(accumulate), micro))
+        return _share(total(jax.tree.map(lambda x: jnp.sum(x, axis=0), everywhere)))
+
+    def add(sofar, inputs):
+        index, part = inputs
+        return jax.tree.map(jnp.add, sofar, gradient(part, jax.random.fold_in(key, index), lambda _: of_all())), None
+
+    first = gradient(jax.tree.map(lambda x: x[0], micro), jax.random.fold_in(key, 0), lambda _: of_all())
     rest = jax.tree.map(lambda x: x[1:], micro)
-    total, _ = jax.lax.scan(add, first, (jnp.arange(1, accumulate), rest))
-    return total
+    return jax.lax.scan(add, first, (jnp.arange(1, accumulate), rest))[0]
+
+
+def _share(metrics: dict) -> jax.Array:
+    """Returns what the sum of the layers' losses is multiplied by beside the sum of the task's: its mean counts as the loss's does."""
+    return metrics["loss"][1] / jnp.maximum(metrics["auxiliary"][1], 1.0)
 
 
 def at_step(metrics_fn: Callable, step: jax.Array, total_steps: int | None) -> Callable:
@@ -160,7 +183,8 @@ def make_train_step(
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         key = devices.own_key(jax.random.fold_in(state.key, state.step))
         trained_fn = of_trained(at_step(metrics_fn, state.step, total_steps), state.frozen)
-        grads, metrics = devices.total(sum_gradients(trained_fn, state.params, batch, key, accumulate, penalty))
+        sums = sum_gradients(trained_fn, state.params, batch, key, accumulate, penalty, lambda metrics: devices.total(({}, metrics))[1])
+        grads, metrics = devices.total(sums)
         loss_sum, weight = metrics["loss"]
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-6), grads)
         norm = optax.tree.norm(grads)

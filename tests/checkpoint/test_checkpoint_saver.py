@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from decoder_lab.checkpoint import snapshot
 from decoder_lab.checkpoint.saver import Saver
 from decoder_lab.checkpoint.shelf import DELETED, TEMPORARY
 from decoder_lab.checkpoint.snapshot import is_key
@@ -363,3 +364,58 @@ def test_record_is_readable_by_people(saver):
     record = json.loads((saver.directory / "1" / "checkpoint.json").read_text())
     assert record["metrics"] == {"val/loss": 1.5} and record["meta"] == {"step": 1}
     assert record["arrays"]["params/w"] == ["float32", [3, 2]]
+
+
+def test_what_cannot_be_deleted_fails_no_save(saver, lines, monkeypatch):
+    """A network file system keeps the files that a reader has open: the checkpoint is saved all the same, and so are those after it."""
+    remove = shutil.rmtree
+
+    def busy(path, ignore_errors=False, **kw):
+        if DELETED not in str(path):
+            remove(path, ignore_errors=ignore_errors, **kw)
+        elif not ignore_errors:
+            raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr("decoder_lab.checkpoint.shelf.shutil.rmtree", busy)
+    save_all(saver, {1: 5.0, 2: 4.0, 3: 3.0, 4: 2.0, 5: 1.0})
+    assert saver.steps() == [4, 5]
+    assert len(list(saver.directory.glob(f"{DELETED}*"))) == 3 and "checkpoint 1 " in lines[0] and "could not all be deleted" in lines[0]
+    monkeypatch.undo()
+    save_all(saver, {6: 0.5})
+    assert not list(saver.directory.glob(f"{DELETED}*"))
+
+
+def test_a_save_is_whole_where_the_old_ones_cannot_be_dropped(saver, lines, monkeypatch):
+    def refuse(*_):
+        raise OSError(13, "Permission denied")
+
+    monkeypatch.setattr("decoder_lab.checkpoint.shelf.Shelf.drop", refuse)
+    save_all(saver, {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0})
+    assert saver.restore(small(0))[2] == 4 and lines[-1].startswith("checkpoint 4 is saved; ") and "Permission denied" in lines[-1]
+
+
+def test_what_goes_wrong_behind_the_step_is_not_lost(tmp_path):
+    """Not even where it goes wrong in the saying."""
+
+    def report(line):
+        raise RuntimeError("nobody hears")
+
+    saver = Saver(tmp_path / "checkpoints", keep=1, report=report)
+    saver.save(2, small(2), {}, wait=True)
+    (saver.directory / "9").mkdir()
+    saver.save(3, small(3), {})
+    with pytest.raises(RuntimeError, match="nobody hears"):
+        saver.wait()
+
+
+def test_a_checkpoint_that_a_run_drops_under_a_readers_eyes_is_not_damaged(tmp_path, lines, monkeypatch):
+    run, check = Saver(tmp_path / "c", keep=1), snapshot.check
+    run.save(1, small(1), {}, wait=True)
+
+    def slow(*arguments):
+        if run.steps() == [1]:
+            run.save(2, small(2), {}, wait=True)
+        return check(*arguments)
+
+    monkeypatch.setattr(snapshot, "check", slow)
+    assert Saver(tmp_path / "c", report=lines.append).restore(small(0))[2] == 2 and not lines

@@ -132,3 +132,34 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--workdir: .*file.*cannot be made"), lock.RunLock(tmp_path / "file" / "run"):
         pass
+
+
+def test_one_error_of_the_file_server_does_not_end_the_renewing(tmp_path, monkeypatch):
+    """A holder that no longer renews would be taken for dead, and would never see it."""
+    failed, write = threading.Event(), os.pwrite
+
+    def stale(*arguments):
+        if failed.is_set():
+            return write(*arguments)
+        failed.set()
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(lock.os, "pwrite", stale)
+    with lock.RunLock(tmp_path, beat=0.02):
+        assert failed.wait(5)
+        first = (tmp_path / lock.LOCK).read_text()
+        deadline = time.monotonic() + 5
+        while (now := (tmp_path / lock.LOCK).read_text()) == first and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert now != first
+
+
+def test_an_earlier_attempt_takes_nothing_from_a_later_one(tmp_path, said, monkeypatch):
+    monkeypatch.setenv(lock.JOB_VARIABLE, "run#2.77")
+    for theirs in ("3.1", "2.76", "last"):
+        elsewhere(tmp_path, job=f"run#{theirs}")
+        with lock.RunLock(tmp_path, said.append, silent=0.1):
+            assert "no sign of life" in said[-1], theirs
+    elsewhere(tmp_path, job="run#1.99")
+    with lock.RunLock(tmp_path, said.append, silent=100):
+        assert "attempt 1.99 of the job run" in said[-1]

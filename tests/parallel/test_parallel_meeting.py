@@ -118,3 +118,49 @@ def test_a_taken_port_is_named():
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"cannot listen at port {port}"):
             Process(port, 0, 2)
+
+
+def knock(port, line):
+    """Somebody who is no process of the run; returns what the hub says within a moment."""
+    with socket.create_connection(("localhost", port)) as other:
+        other.settimeout(0.5)
+        other.sendall(line + b"\n")
+        try:
+            return other.recv(4096)
+        except TimeoutError:
+            return b""
+
+
+def test_whoever_comes_too_late_is_refused_and_changes_nothing():
+    """The same command started twice: those who run still hear of each other's end."""
+    processes = meet(2)
+    port = processes[0].meeting._line.socket.getpeername()[1]
+    assert b"two processes say" in knock(port, b'{"hello": {"index": 1, "count": 2, "host": "x"}}')
+    processes[0].meeting._hub._peers[1].socket.shutdown(socket.SHUT_RDWR)  # as when process 0 dies
+    assert "process 0" in processes[1].ended.get(timeout=5)[1]
+
+
+@pytest.mark.parametrize("line", [b'{"hello": 1}', b'{"hello": {}}', b'{"hello": {"index": [0], "count": 2, "host": "x"}}'])
+def test_whoever_else_knocks_changes_nothing(line):
+    processes = meet(2)
+    assert knock(processes[0].meeting._line.socket.getpeername()[1], line) == b"" and processes[0].meeting._hub.is_alive()
+    assert together(processes, lambda p: p.meeting.gather("name", p.meeting.index)) == [[0, 1]] * 2
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux")
+def test_a_machine_that_vanishes_while_data_is_under_way_is_noticed_as_soon():
+    """The system sends no probes while sent bytes are unacknowledged: a limit of its own holds then, of a quarter of an hour."""
+    processes = meet(2)
+    lines = [p.meeting._line for p in processes] + list(processes[0].meeting._hub._peers.values())
+    assert [line.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) for line in lines] == [45_000] * 4
+
+
+@pytest.mark.parametrize("hindrance", ["os.close(2)", "print(9); os.dup2(full, 1); os.dup2(full, 2)"])
+def test_nothing_keeps_a_process_from_its_end(hindrance):
+    """A log on a full disk, a terminal that is gone: called in a thread, as it is when another process died."""
+    code = (
+        "import os, threading, time\nfrom decoder_lab.parallel.meeting import exit_now\n"
+        f"full = os.open('/dev/full', os.O_WRONLY)\n{hindrance}\n"
+        "threading.Thread(target=exit_now, args=(75, 'gone'), daemon=True).start()\ntime.sleep(20)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 75

@@ -80,3 +80,10 @@ def test_what_lacks_is_named(setting, environment, parts):
         places.find(setting, environment)
     for part in parts:
         assert part in str(error.value), (part, str(error.value))
+
+
+def test_a_device_that_is_no_tpu_needs_no_setting(monkeypatch):
+    """Any device that is handed through looks like a TPU's, and libtpu is installed to plan."""
+    monkeypatch.setattr(places, "_installed", lambda package: True)
+    monkeypatch.setattr(places.pathlib.Path, "exists", lambda path: str(path) == "/dev/vfio/0")
+    assert places.find("auto", {}) is None

@@ -2,11 +2,12 @@
 
 import types
 
+import jax
 import numpy as np
 import pytest
 
 from decoder_lab.core.errors import UserError
-from decoder_lab.parallel import processes
+from decoder_lab.parallel import meeting, processes
 
 
 @pytest.fixture
@@ -43,3 +44,9 @@ def test_numbers_in_common_are_those_of_process_0(four):
     assert processes.news() is processes.silent
     four([{"loss": 0.5}, None, None, None])
     assert processes.news(print) is print
+
+
+def test_what_may_be_the_echo_of_a_lost_machine_waits_for_the_news():
+    of_network, of_memory = jax.errors.JaxRuntimeError("INTERNAL: reset by peer"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GB")
+    assert processes._settle_seconds(of_network) > meeting.SILENT_SECONDS
+    assert processes._settle_seconds(of_memory) == processes._settle_seconds(ValueError("a bug")) < 5

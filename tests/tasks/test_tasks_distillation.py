@@ -16,8 +16,8 @@ from decoder_lab.data.tokenizer.byte import Tokenizer
 from decoder_lab.models import decoder_only
 from decoder_lab.parallel import mesh as meshes
 from decoder_lab.tasks.distillation import Task, problems
+from decoder_lab.training import auxiliary, loop, resume
 from decoder_lab.training import experiment as experiments
-from decoder_lab.training import loop, resume
 
 BATCH = dict(
     tokens=np.array([[1, 2, 3, 4], [5, 6, 7, 0]], np.int32),
@@ -97,6 +97,22 @@ def test_classification_and_what_does_not_fit():
         measured(task, student, params, teachers, batch)
     kw = dict(workdir="", alpha=2.0, temperature=0.0, hidden_weight=-1.0, task=dict(name="language_modeling", kw=dict(loss_chunk=8)))
     assert len(problems(kw)) == 5
+
+
+@pytest.mark.parametrize("hidden_weight", [0.0, 0.1])
+def test_a_student_with_experts_has_their_losses_and_its_teacher_has_none(hidden_weight):
+    kw = dict(num_layers=1, num_heads=2, width=8, num_experts=2)
+    model, teacher = (auxiliary.of_model(decoder_only.Model(16, 8, jnp.float32, **kw), dict(name="decoder_only", kw=kw)) for _ in range(2))
+    task, params, teachers = made(teacher, model.model, hidden_weight=hidden_weight)
+
+    def heard(params):
+        with auxiliary.collected(model) as sown:
+            metrics = task.metrics(model, params, BATCH)
+        return auxiliary.added(metrics, sown)
+
+    found = jax.jit(heard)({**params, "teacher": teachers})
+    assert found["balance"][1] == found["auxiliary"][1] == (BATCH["segments"] != 0).sum(), "tokens of one layer of one model"
+    assert ("hidden" in found) == bool(hidden_weight)
 
 
 def run(folder, name, task, width=8, steps=4, **changes):
