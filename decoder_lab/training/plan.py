@@ -15,12 +15,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from decoder_lab.core import backend, chips, lookup
+from decoder_lab.core import backend, chips, lookup, tree
 from decoder_lab.core import config as config_lib
 from decoder_lab.core.axes import AXES
 from decoder_lab.core.errors import UserError
+from decoder_lab.data import build
 from decoder_lab.parallel import collectives, layout, topology
 from decoder_lab.parallel import mesh as meshes
+from decoder_lab.training import reference
 from decoder_lab.training import step as steps
 from decoder_lab.training.experiment import Experiment
 
@@ -106,6 +108,21 @@ class Planned(Experiment):
             raise UserError(f'--vocab_size: task "{self.config.task.name}" needs its data to be planned: leave it out.')
         return StandIn(self.vocab_size)
 
+    def rows(self, split: str) -> Any:
+        """As of a run, but what a task wants to know of the initial parameters is not worked out: only its shape is right."""
+        if split not in self._rows:
+            rows = build.rows_for(self.config.data, self.task, split, self.config.sequence_length, progress=self.report, facts=self._facts)
+            wanted = getattr(self.task, "has_reference", False)
+            self._rows[split] = reference.attached(rows, np.zeros((len(rows.examples), 2), np.float32)) if wanted else rows
+        return self._rows[split]
+
+    def state_shapes(self) -> steps.TrainState:
+        """Returns the shapes of the state, a teacher's parameters among what is not trained."""
+        state = jax.eval_shape(self.init_state)
+        if self.teacher is None:
+            return state
+        return state.replace(frozen=tree.join(state.frozen or {}, {"teacher": self.teacher.parameter_shapes}))
+
     def batch_shapes(self) -> list[dict[str, jax.ShapeDtypeStruct]]:
         """Returns the shapes of every kind of global batch, the largest first; rows of tokens are known without data."""
         if self.by_example:
@@ -179,12 +196,10 @@ class Planner:
 def make(experiment: Planned, target: topology.Target) -> tuple[Plan, str]:
     """Returns the plan of a run, and the text of its compiled step ("" where the compiler gave up)."""
     experiment.check_batch_size()
-    if experiment.teacher or getattr(experiment.task, "has_reference", False):
-        raise UserError(f'--mode=plan: task "{experiment.config.task.name}" compares with another model, which is not planned for yet.')
     if experiment.config.dtype == "float32" and target.platform != "cpu":
         jax.config.update("jax_default_matmul_precision", "highest")  # as `runtime.prepare` does where such devices are
     with backend.compiling_for(target.platform):
-        state = jax.eval_shape(experiment.init_state)
+        state = experiment.state_shapes()
         where = experiment.layout.of_state(state)
         batch = experiment.batch_shapes()[0]
         rows = {name: jax.NamedSharding(experiment.mesh, meshes.rows_spec(experiment.mesh, x.shape)) for name, x in batch.items()}

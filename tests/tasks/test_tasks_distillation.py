@@ -15,9 +15,11 @@ from decoder_lab.core.errors import UserError
 from decoder_lab.data.tokenizer.byte import Tokenizer
 from decoder_lab.models import decoder_only
 from decoder_lab.parallel import mesh as meshes
+from decoder_lab.parallel import topology
 from decoder_lab.tasks.distillation import Task, problems
 from decoder_lab.training import auxiliary, loop, resume
 from decoder_lab.training import experiment as experiments
+from decoder_lab.training import plan as plans
 
 BATCH = dict(
     tokens=np.array([[1, 2, 3, 4], [5, 6, 7, 0]], np.int32),
@@ -30,7 +32,8 @@ BATCH = dict(
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
     """Most of the time goes into compiling; several devices have their own tests."""
-    monkeypatch.setattr(meshes, "make_mesh", functools.partial(meshes.make_mesh, jax.devices()[:1]))
+    make_mesh = meshes.make_mesh
+    monkeypatch.setattr(meshes, "make_mesh", lambda devices=None, **kw: make_mesh(jax.devices()[:1], **kw))
 
 
 def language_model(width):
@@ -154,6 +157,9 @@ def test_a_run_learns_from_another_and_keeps_only_its_own(tmp_path):
     assert step == 4 and "teacher" in state.frozen
     theirs = resume.all_params(experiment.teacher, "best")[0]
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state.frozen["teacher"]), jax.tree.leaves(theirs), strict=True))
+    target = topology.Target(jax.devices()[:1], "cpu", None, None)
+    plan, _ = plans.make(plans.Planned(experiment.config, tmp_path / "student", print, target.devices), target)
+    assert plan.parts["frozen"] == tree.num_bytes(theirs) and plan.fits
     found = resume.inference_params(experiment, "latest")[0]  # the student writes without its teacher
     assert experiment.model.apply({"params": found}, np.ones((1, 4), np.int32))[0].shape == (1, 4, 257)
     taught = meta["teacher"]

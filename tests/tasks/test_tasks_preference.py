@@ -1,6 +1,5 @@
 """Preference tuning and reward models: pairs as rows, the run's beginning as reference, and that the chosen answer comes to win."""
 
-import functools
 import json
 import math
 import types
@@ -19,6 +18,7 @@ from decoder_lab.parallel import mesh as meshes
 from decoder_lab.tasks import preference, reward
 from decoder_lab.training import experiment as experiments
 from decoder_lab.training import loop, reference
+from decoder_lab.training import plan as plans
 
 EOS = 256
 
@@ -26,7 +26,8 @@ EOS = 256
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
     """Most of the time goes into compiling; several devices have their own tests."""
-    monkeypatch.setattr(meshes, "make_mesh", functools.partial(meshes.make_mesh, jax.devices()[:1]))
+    make_mesh = meshes.make_mesh
+    monkeypatch.setattr(meshes, "make_mesh", lambda devices=None, **kw: make_mesh(jax.devices()[:1], **kw))
 
 
 PAIR = {"source": "3 or 4?", "chosen": "four", "rejected": "3"}
@@ -130,6 +131,8 @@ def test_the_reference_is_the_beginning_and_is_worked_out_once(tmp_path):
     again = experiments.Experiment(experiment.config, tmp_path / "run", report=lambda line: None)
     assert np.array_equal(again.rows("train").examples.shards[0].features["reference"].values, kept)
     (tmp_path / "run" / "checkpoints").rename(tmp_path / "gone")
+    planned = plans.Planned(experiment.config, tmp_path / "planned", print, jax.devices()[:1])  # shapes suffice: nothing is worked out
+    assert planned.batch_shapes()[0]["reference"].shape == (8, 2) and not (tmp_path / "planned" / "reference-train.npz").exists()
     anew = []  # a run that has not begun: what lies there may be of another model
     experiments.Experiment(experiment.config, tmp_path / "run", report=anew.append).rows("validation")
     assert sum("working out" in line for line in anew) == 1
