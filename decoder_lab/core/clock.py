@@ -1,6 +1,6 @@
 """How fast a run is: steps and tokens a second, model FLOPs utilisation (MFU), time left. Only training counts, no compiling or evaluating.
 
-And where its time goes: a step waits for data, waits for the device, or the host works.
+And where its time goes: a step waits for data, waits for the device, or the host works; beside steps it compiles, evaluates and saves.
 
 MFU is the FLOPs that the model needs (no recomputation) over those that the devices could do. Peaks are the makers' dense bf16 figures,
 whatever dtype is used; of a device that is not in the table, such as a CPU, the model's FLOP/s are given instead.
@@ -46,6 +46,7 @@ class Clock:
         self._mark: tuple[int, float] = (0, 0.0)  # steps and training seconds at the last `scalars`
         self._waited = {"data": 0.0, "device": 0.0}
         self._spent: tuple[float, float, float] = (0.0, 0.0, 0.0)  # at the last `spent`
+        self._beside: dict[str, float] = {}  # seconds of pauses since the last `beside`
 
     def step(self) -> None:
         """Says that one more step is done."""
@@ -56,13 +57,20 @@ class Clock:
             self._steps += 1
 
     @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
-        """What happens inside (an evaluation, a checkpoint) is not training time."""
+    def pause(self, what: Literal["compile", "evaluate", "save"]) -> Iterator[None]:
+        """What happens inside is not training time."""
         began = self._now()
         try:
             yield
         finally:
-            self.paused_seconds += self._now() - began
+            seconds = self._now() - began
+            self.paused_seconds += seconds
+            self._beside[what] = self._beside.get(what, 0.0) + seconds
+
+    def beside(self) -> dict[str, float]:
+        """Returns time/compile_seconds, time/evaluate_seconds, time/save_seconds since the last call; without those that did not happen."""
+        found, self._beside = self._beside, {}
+        return {f"time/{what}_seconds": seconds for what, seconds in found.items()}
 
     @contextlib.contextmanager
     def waiting(self, what: Literal["data", "device"]) -> Iterator[None]:

@@ -13,6 +13,7 @@ from decoder_lab.report.markup import Html, fold, number, table, tag
 from decoder_lab.report.run import Run
 
 SHARES = {"time/device": "waiting for the device", "time/host": "the host's own work", "time/data": "waiting for data"}
+BESIDE = {"time/compile_seconds": "compiling", "time/evaluate_seconds": "evaluating", "time/save_seconds": "saving"}
 MOST_BARS = 8  # of where time goes; more are folded
 HIGHER_IS_BETTER = (
     "accuracy", "f1", "f1_macro", "f1_micro", "f1_weighted", "precision", "recall", "mcc", "bleu", "bleu_tokenized", "chrf", "rouge1",
@@ -103,7 +104,7 @@ def charts(groups: list[Group], names: Iterable[str], wide: tuple[str, ...] = ()
 
 def curve_names(runs: list[Run]) -> tuple[list[str], list[str], list[str]]:
     """Returns the names of the numbers to draw: what is learned, what goes with it (learning rate, norms), how fast it goes."""
-    names = sorted({name for run in runs for name in run.numbers})
+    names = sorted({name for run in runs for name in run.numbers} - BESIDE.keys())
     judged = list(dict.fromkeys(name for run in runs if (name := main_metric(run))))
     speed = [name for name in names if name.startswith("time/")]
     beside = [name for name in ("train/lr", "train/grad_norm") if name in names]
@@ -157,20 +158,23 @@ def _cell(values: list[float] | None, top: bool) -> Html:
 
 
 def time_shares(groups: list[Group]) -> list[Html]:
-    """Returns a bar for each group of runs that wrote where its time went: the mean shares of its steps' time."""
+    """Returns a bar for each group of runs that wrote where its time went: parts of all that was measured, beside steps too."""
     made = []
     for group in groups:
-        found = {label: [_mean(run, name) for run in group.runs if name in run.numbers] for name, label in SHARES.items()}
-        means = {label: statistics.fmean(values) for label, values in found.items() if values}
-        if not means:
+        runs = [run for run in group.runs if run.training_seconds]
+        found = {label: [run.training_seconds * _mean(run, name) for run in runs if name in run.numbers] for name, label in SHARES.items()}
+        if not any(found.values()):
             continue
+        found |= {label: [float(np.nansum(run.numbers[name][1])) for run in runs if name in run.numbers] for name, label in BESIDE.items()}
+        means = {label: sum(values) / len(runs) for label, values in found.items() if values}
+        whole = sum(means.values())
         parts = [
-            tag("i", style=f"width:{100 * share:.2f}%;background:var(--c{i})", title=f"{label}: {share:.1%}")
-            for i, (label, share) in enumerate(means.items())
+            tag("i", style=f"width:{100 * seconds / whole:.2f}%;background:var(--c{i})", title=f"{label}: {seconds / whole:.1%}")
+            for i, (label, seconds) in enumerate(means.items())
         ]
         key = [
-            tag("span", tag("i", class_="dot", style=f"background:var(--c{i})"), f"{label} {share:.1%}")
-            for i, (label, share) in enumerate(means.items())
+            tag("span", tag("i", class_="dot", style=f"background:var(--c{i})"), f"{label} {seconds / whole:.1%}, {duration(seconds)}")
+            for i, (label, seconds) in enumerate(means.items())
         ]
         made.append(tag("div", tag("h3", group.label), tag("div", parts, class_="shares"), tag("div", key, class_="key")))
     return made if len(made) <= MOST_BARS else [*made[:MOST_BARS], fold(f"{len(made) - MOST_BARS} more", *made[MOST_BARS:])]

@@ -52,7 +52,7 @@ def train(
         feed.Prefetch(lambda step: meshes.shard_batch(experiment.feed.batch(step), experiment.mesh), start, total) as batches,
         watchdog.Watchdog(patience, processes.give_up, experiment.report) as dog,
     ):
-        train_step = experiment.train_step(numbers.clock.pause)
+        train_step = experiment.train_step(lambda: numbers.clock.pause("compile"))
         for step in range(start, total + 1):
             stopping = numbers.company.stopping()  # asked once: a signal in the middle of this round counts in the next
             if step > start or not start:  # a resumed step was evaluated and saved before
@@ -65,7 +65,7 @@ def train(
                     numbers.evaluated(step, name, evaluators[name][0], state)
                 if save or stopping or numbers.improved(step):
                     dog.doing(f"saving step {step}")
-                    with numbers.clock.pause():
+                    with numbers.clock.pause("save"):
                         saver.save(step, state.replace(frozen=None), meta=numbers.meta(step), metrics=numbers.results(step))
             if stopping or step == total:
                 break
@@ -76,7 +76,8 @@ def train(
             numbers.push(step + 1, metrics, state)
         dog.doing("the last save")
         lost = saver.blocked_seconds
-        saver.wait()
+        with numbers.clock.pause("save"):
+            saver.wait()
         return numbers.finish(step, stopping, saver.saves, lost)
 
 

@@ -34,6 +34,7 @@ class Numbers:
         self._improved: int | None = None
         self._first = True
         self._latest: dict[str, float] = {}
+        self._beside: dict[str, float] = {}  # `Clock.beside` of the last line
 
     def push(self, step: int, metrics: dict, state: Any) -> None:
         """Takes the still-running numbers of `step`; reads those of the step before."""
@@ -59,7 +60,9 @@ class Numbers:
         if metrics["loss"][1] == 0:
             self.experiment.report(f"warning: step {step} had nothing to predict (all weights 0): loss 0 by definition, no update")
         if due(step, self.log_every, self.total):
-            self.writers.scalars(step, {f"train/{k}": v for k, v in values.items()} | self.clock.scalars() | self.company.scalars())
+            self._beside = self.clock.beside()
+            times = self.clock.scalars() | self.company.scalars() | self._beside
+            self.writers.scalars(step, {f"train/{k}": v for k, v in values.items()} | times)
         self._latest |= {"loss": values["loss"], "lr": values["lr"]}
         self.writers.progress(step, self.total, self._latest | self.clock.progress(self.total - step))
 
@@ -77,7 +80,7 @@ class Numbers:
 
     def evaluated(self, step: int, name: str, evaluator: Any, state: Any) -> None:
         """Runs one evaluator and writes what it returns: numbers as scalars, strings as text, dicts as details."""
-        with self.clock.pause():
+        with self.clock.pause("evaluate"):
             try:
                 found = evaluator.run(state)
             except UserError:
@@ -141,6 +144,9 @@ class Numbers:
         if stopped and step < self.total:
             self.experiment.report(f"stopped by {stopped} after step {step} of {self.total}; saved. The same command goes on from here.")
             return runtime.EXIT_RESUMABLE
+        if self._latest:  # of a step's lines the last one counts: with what the line of the last step said
+            rest = self.clock.beside()
+            self.writers.scalars(step, {name: rest.get(name, 0.0) + self._beside.get(name, 0.0) for name in {**self._beside, **rest}})
         best = (
             f"; best {self.experiment.config.checkpoint.metric} {self.best['value']:.6g} at step {self.best['step']}" if self.best else ""
         )

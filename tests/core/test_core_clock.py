@@ -41,18 +41,21 @@ def test_pauses_slow_nothing_down_but_the_end_comes_later(now):
     clock = Clock(tokens_per_step=10, now=now)
     clock.step()
     run(clock, now, 2, 0.5)
-    with pytest.raises(KeyError), clock.pause():
+    with pytest.raises(KeyError), clock.pause("evaluate"):
         now.now += 1.0
         raise KeyError  # an evaluation that fails is still no training time
     run(clock, now, 2, 0.5)
     assert clock.scalars()["time/tokens_per_s"] == 20.0
     assert clock.progress(4) == {"tokens_per_s": 20.0, "seconds_left": 3.0}
     assert clock.paused_seconds == 1.0
+    with clock.pause("save"):
+        now.now += 0.5
+    assert clock.beside() == {"time/evaluate_seconds": 1.0, "time/save_seconds": 0.5} and clock.beside() == {}
 
 
 def test_a_pause_before_the_first_step_is_no_part_of_the_run(now):
     clock = Clock(tokens_per_step=1, now=now)
-    with clock.pause():
+    with clock.pause("compile"):
         now.now += 50.0
     clock.step()
     run(clock, now, 2, 1.0)

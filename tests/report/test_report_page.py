@@ -115,11 +115,26 @@ def test_every_part_stands_where_the_run_has_its_data_and_only_there(tmp_path):
     parts = ["Loss of each token", "Attention", "Confusions", "CRF transitions", "Adapter ranks", "Layers", "Texts", "Where time goes"]
     for title in [*parts, "Summary", "Curves", "Learning rate", "Evaluations", "Model cards", "Settings"]:
         assert title in full.texts, title
-    assert "waiting for data 25.0%" in shown and "74 of 78 right" in shown
+    assert "waiting for data 25.0%, " in shown and "74 of 78 right" in shown
     bare = report(make_run(tmp_path / "bare"))
     assert not [title for title in parts[:-1] if title in bare.texts]
     hints = " ".join(bare.texts)
     assert "--evaluator=token_loss --evaluator=parameter_norms" in hints and "--attention" in hints
+
+
+def test_where_time_goes_is_all_that_was_measured(tmp_path):
+    """100 s of steps, a quarter of them waiting for data; 60 s of evaluating in two lines; 40 s of saving."""
+    speed = {"time/steps_per_s": 0.5, "time/data": 0.25, "time/device": 0.5, "time/host": 0.25}
+    lines = [
+        {"step": 25, "train/loss": 1.0, **speed},
+        {"step": 50, "train/loss": 1.0, "time/evaluate_seconds": 30.0, **speed},
+        {"step": 50, "time/save_seconds": 40.0, "time/evaluate_seconds": 60.0},
+    ]
+    reader = report(make_run(tmp_path / "a", lines))
+    shown = " ".join(reader.texts)
+    for part in ("waiting for data 12.5%, 25 s", "waiting for the device 25.0%, 50 s", "evaluating 30.0%, 60 s", "saving 20.0%, 40 s"):
+        assert part in shown, part
+    assert "compiling" not in shown and not any("_seconds" in title for title, _ in lines_of(reader))
 
 
 def test_runs_that_differ_in_a_seed_are_one_group(tmp_path):

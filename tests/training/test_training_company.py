@@ -67,7 +67,7 @@ def test_alone_the_shares_are_those_of_its_own_clock():
         with clock.waiting("device"):
             now.now += 2.0
         now.now += 1.0
-        with clock.pause():
+        with clock.pause("evaluate"):
             now.now += 10.0
         clock.step()
     assert company.stopping() == "SIGINT"

@@ -64,7 +64,8 @@ def train(config, workdir):
 
 def numbers(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+    found = [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+    return [line for line in found if line.keys() != {"step"}]
 
 
 def final(config, workdir):
