@@ -4,6 +4,7 @@ Process 0 makes the directory and completes it; each writes its pieces of the ar
 """
 
 import pathlib
+import traceback
 from typing import Any
 
 from decoder_lab.checkpoint import snapshot
@@ -65,7 +66,10 @@ def check(directory: pathlib.Path) -> tuple[dict[str, Any] | None, str]:
 
 
 class _Attempt:
-    """`with _Attempt() as attempt:` what goes wrong inside is kept as `problem`, to be told to all processes."""
+    """`with _Attempt() as attempt:` what goes wrong inside is kept as `problem`, to be told to all processes.
+
+    Whatever it is: an error in one process that the others do not hear of is a hang. What no disk explains is shown with its traceback.
+    """
 
     problem = ""
 
@@ -75,4 +79,6 @@ class _Attempt:
     def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> bool:
         if isinstance(error, Exception):
             self.problem = str(error) or type(error).__name__
+            if not isinstance(error, OSError):
+                traceback.print_exception(error)
         return isinstance(error, Exception)

@@ -1,10 +1,12 @@
 """Devices by name that are not attached: "v5e:16x16" is compiled for by libtpu, "h100x8" is stood in for by as many virtual CPU devices."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from decoder_lab.core import chips
@@ -93,7 +95,7 @@ def devices(topology: Topology) -> list[Any]:
     with _without_its_log():
         try:
             found = topologies.get_topology_desc(f"{kind}:{topology.shape}", "tpu", **more).devices
-        except Exception as error:
+        except (RuntimeError, ValueError) as error:
             raise UserError(f"--topology: libtpu has no {topology.text}: {str(error).splitlines()[0]}") from error
     if len(found) != topology.count:
         raise UserError(f"--topology: {topology.text} has {len(found)} devices for JAX, not {topology.count}.")
@@ -132,14 +134,14 @@ def target(topology: Topology | None) -> Target:
     return Target(here, here[0].platform, chip, memory or (chip.memory if chip else None))
 
 
-class _without_its_log:  # noqa: N801
+@contextlib.contextmanager
+def _without_its_log() -> Iterator[None]:
     """libtpu writes to the process's standard error about a machine that it does not find; inside, that goes nowhere."""
-
-    def __enter__(self) -> None:
-        self._kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 2)
-        os.close(null)
-
-    def __exit__(self, *_: Any) -> None:
-        os.dup2(self._kept, 2)
-        os.close(self._kept)
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
