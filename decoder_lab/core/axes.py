@@ -6,5 +6,6 @@ of a mixture in pieces. context: pieces of the time of every row. tensor: pieces
 
 AXES = ("data", "fsdp", "expert", "context", "tensor")
 ROWS = ("data", "fsdp", "expert")  # the rows of a batch are split over all of these
+PIECES = "fsdp"
 TIME = "context"
 TENSOR = "tensor"

@@ -7,11 +7,12 @@ of weight 0 count for nothing; their labels may be any integer. Sums stay sums: 
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from decoder_lab.core import axes
 
@@ -182,8 +183,23 @@ def _by_device(function: Callable, chunk: int, *batches_BT: jax.Array) -> tuple[
     return jax.tree.map(lambda x: jnp.sum(x, axis=(0, 1)), totals), whole
 
 
+def _gathered(arrays: Sequence[jax.Array], hidden_BTD: jax.Array) -> list[jax.Array]:
+    """Returns the parameters' arrays with the dimension of the hidden width whole on every device: sent once, not once for each chunk."""
+    mesh, width = jax.typeof(hidden_BTD).sharding.mesh, hidden_BTD.shape[-1]
+    if mesh.shape.get(axes.PIECES, 1) == 1:
+        return list(arrays)
+
+    def whole(x: jax.Array) -> jax.Array:
+        spec = PartitionSpec(*(None if size == width else PartitionSpec.UNCONSTRAINED for size in x.shape))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+    return [whole(x) for x in arrays]
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _chunked(unembed, chunk, label_smoothing, z_loss, hidden_BTD, closed_over, labels_BT, weights_BT):
+    closed_over = _gathered(closed_over, hidden_BTD)
+
     def add_chunk(totals, inputs):
         hidden, labels, weights = inputs
         losses = _parts(unembed(hidden, *closed_over), labels, label_smoothing, z_loss)[:3]
@@ -196,6 +212,8 @@ def _chunked(unembed, chunk, label_smoothing, z_loss, hidden_BTD, closed_over, l
 
 
 def _chunked_forward(unembed, chunk, label_smoothing, z_loss, hidden_BTD, closed_over, labels_BT, weights_BT):
+    closed_over = _gathered(closed_over, hidden_BTD)
+
     def add_chunk(carry, inputs):
         totals, closed_over_gradients = carry
         hidden, labels, weights = inputs

@@ -96,20 +96,22 @@ def chunked_loss_and_gradients(hidden, kernel, labels, weights):
     return jax.value_and_grad(loss, argnums=(0, 1))(hidden, kernel)
 
 
-def sharded(hidden, kernel, labels, weights):
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    whole, rows = jax.NamedSharding(mesh, jax.P()), jax.NamedSharding(mesh, jax.P("data"))
-    return jax.device_put((hidden, kernel, labels, weights), (rows, whole, rows, rows))
+def sharded(pieces, hidden, kernel, labels, weights):
+    mesh = jax.make_mesh((8 // pieces, pieces), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    split, rows = jax.NamedSharding(mesh, jax.P("fsdp")), jax.NamedSharding(mesh, jax.P(("data", "fsdp")))
+    return jax.device_put((hidden, kernel, labels, weights), (rows, split, rows, rows))
 
 
-def test_chunked_on_a_batch_sharded_over_devices():
-    single, split = chunked_loss_and_gradients(*batch()), chunked_loss_and_gradients(*sharded(*batch()))
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_chunked_on_a_batch_sharded_over_devices(pieces):
+    single, split = chunked_loss_and_gradients(*batch()), chunked_loss_and_gradients(*sharded(pieces, *batch()))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), split, single)
 
 
-def test_devices_add_up_once_and_not_once_a_chunk():
-    """The gradient of the unembedding is as large as the vocabulary: no collective may stand in the loop over chunks."""
-    program = chunked_loss_and_gradients.lower(*sharded(*batch())).compile().as_text()
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_devices_add_up_once_and_not_once_a_chunk(pieces):
+    """The unembedding and its gradient are as large as the vocabulary: no collective may stand in the loop over chunks."""
+    program = chunked_loss_and_gradients.lower(*sharded(pieces, *batch())).compile().as_text()
     bodies = re.findall(r" while\(.*body=%([\w.\-]+)", program)
     assert len(bodies) == 1 and "all-reduce" in program
     body = re.search(rf"^%{re.escape(bodies[0])} \(.*?^}}", program, re.DOTALL | re.MULTILINE).group()
