@@ -56,6 +56,8 @@ def _mesh_problems(sizes: dict[str, int], tree: dict[str, tuple[Field, Any]]) ->
             found.append(f'parallel="pmap" copies the model to every device: it knows mesh.data alone, got {", ".join(split)}. Use "jit".')
         if tree["mesh.zero1"][1]:
             found.append('mesh.zero1: parallel="pmap" keeps everything whole on every device. Use "jit".')
+        if tree["compiler_options"][1]:
+            found.append('compiler_options: jax.pmap takes none. Use parallel="jit".')
     return found
 
 

@@ -53,6 +53,9 @@ FIELDS: dict[str, Field] = {
     "parallel": Field(
         str, "jit", choices=("jit", "pmap"), doc="The step compiled for the whole mesh, or by jax.pmap for each device (mesh.data alone)."
     ),
+    "compiler_options": Field(
+        dict, {}, doc="XLA's name of an option -> value, for compiling the step; over those of core/backend.py for the platform."
+    ),
     "optimizer.name": Field(str, "adamw", doc="Any optimiser of optax or optax.contrib."),
     "optimizer.kw": Field(dict, {}, doc="Its arguments."),
     "optimizer.no_decay": Field(

@@ -13,7 +13,7 @@ from decoder_lab.core import config as config_lib
 from decoder_lab.core.errors import UserError
 from decoder_lab.parallel import processes
 
-OF_THE_MACHINE = ("mesh.", "parallel")  # settings that change how a run is computed, not what
+OF_THE_MACHINE = ("mesh.", "parallel", "compiler_options")  # settings that change how a run is computed, not what
 
 
 def refuse_other_config(config: Any, workdir: pathlib.Path, allow_changes: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from decoder_lab.core import tree
+from decoder_lab.core import backend, tree
 from decoder_lab.core.errors import UserError
 from decoder_lab.parallel import activations, limits, replicated
 from decoder_lab.parallel import layout as layouts
@@ -64,7 +64,20 @@ def jitted_step(experiment: Any) -> Callable:
     where = meshes.replicated(experiment.mesh)
     if not experiment.layout.is_whole:
         where = experiment.layout.of_state(jax.eval_shape(experiment.init_state))
-    return jax.jit(laid_out(experiment, step), donate_argnums=0, out_shardings=(where, meshes.replicated(experiment.mesh)))
+    outputs = (where, meshes.replicated(experiment.mesh))
+    return jax.jit(laid_out(experiment, step), donate_argnums=0, out_shardings=outputs, compiler_options=_compiler_options(experiment))
+
+
+def _compiler_options(experiment: Any) -> dict[str, Any] | None:
+    """Returns XLA's options for the step. Errors: UserError for one that the compiler of these devices does not know or take."""
+    options = backend.compiler_options(experiment.mesh.size, experiment.config.compiler_options.to_dict())
+    if experiment.config.compiler_options:
+        number = jax.ShapeDtypeStruct((), "float32", sharding=meshes.replicated(experiment.mesh))
+        try:
+            jax.jit(lambda x: x, compiler_options=options).lower(number).compile()
+        except jax.errors.JaxRuntimeError as error:
+            raise UserError(f"compiler_options: XLA says: {str(error).removeprefix('INVALID_ARGUMENT: ')}") from error
+    return options or None
 
 
 def laid_out(experiment: Any, function: Callable) -> Callable:
