@@ -1,5 +1,7 @@
 """Times training and generation of decoder_lab, alone or beside Hugging Face's GPT-2 on torch, interleaved in one run.
 
+Also how fast batches are made (`--what=input`) and states are saved and restored (`--what=checkpoint`).
+
 python -m decoder_lab.benchmark --sizes=small,medium,gpt2 --peer_python=/path/to/python/with/torch --output=benchmark.json
 
 Each measurement is repeated in turn, ours, theirs, ours, theirs, ...: a ratio is taken pair by pair and the median of the ratios is given,
@@ -27,7 +29,11 @@ GENERATION = {
     "beam 4": dict(batch_size=1, beam=4),
 }
 
-WHATS = ("training", "generation")
+INPUT = {"documents": dict(packing="documents"), "split": dict(packing="split")}
+CHECKPOINT = {what: dict(what=what) for what in ("save", "blocked", "restore")}
+WHATS = ("training", "generation", "input", "checkpoint")
+UNITS = {"checkpoint": ("MB/s", 1e6)}  # kind -> what a second brings, and how much of a run's size that is
+BOTH = ("training", "generation")  # what the peer does too
 
 
 def chosen(flag: str, text: str, known: Iterable[str]) -> list[str]:
@@ -42,7 +48,7 @@ def chosen(flag: str, text: str, known: Iterable[str]) -> list[str]:
 
 
 def jobs(sizes: list[str], whats: list[str], dtype: str) -> list[tuple[str, str, str, dict, int]]:
-    """Returns (label, kind, size, arguments, tokens a run) of everything to measure."""
+    """Returns (label, kind, size, arguments, tokens a run; 0: the measured process says) of everything to measure."""
     found = []
     for size in sizes:
         shape = SHAPES[size]
@@ -51,11 +57,15 @@ def jobs(sizes: list[str], whats: list[str], dtype: str) -> list[tuple[str, str,
         if "generation" in whats:
             for name, kw in GENERATION.items():
                 found.append((f"{size} {name}", "generation", size, dict(size=size, dtype=dtype, **kw), 128 * kw["batch_size"]))
+        for kind, named in (("input", INPUT), ("checkpoint", CHECKPOINT)):
+            if kind in whats:
+                found += [(f"{size} {kind}, {name}", kind, size, dict(size=size, **kw), 0) for name, kw in named.items()]
     return found
 
 
 def measure(sides: list[Side], kind: str, kw: dict, rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Returns for each side what it says about itself, the seconds of its first run (compilation included) and of one run in each round."""
+    """Returns for each side what it says about itself, the seconds of its first run (compilation included) and of one run in each round,
+    and the most memory that it had."""
     found = []
     for side in sides:
         began = time.perf_counter()
@@ -65,7 +75,9 @@ def measure(sides: list[Side], kind: str, kw: dict, rounds: int, seconds: float)
     counts = [max(1, round(seconds / max(side.ask(count=1)["seconds"], 1e-4))) for side in sides]
     for _ in range(rounds):
         for side, count, record in zip(sides, counts, found, strict=True):
-            record["runs"].append(side.ask(count=count)["seconds"] / count)
+            answer = side.ask(count=count)
+            record["runs"].append(answer["seconds"] / count)
+            record["peak_bytes"] = answer["peak_bytes"]
     return found
 
 
@@ -75,7 +87,7 @@ def main(argv: list[str]) -> None:
         "python -m decoder_lab.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", default="small,medium", help=f"of {', '.join(SHAPES)}")
-    parser.add_argument("--what", default=",".join(WHATS))
+    parser.add_argument("--what", default=",".join(BOTH), help=f"of {', '.join(WHATS)}")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--peer_python", default="", help="an interpreter with torch and transformers; empty: measure decoder_lab alone")
     parser.add_argument("--rounds", type=int, default=7)
@@ -87,10 +99,10 @@ def main(argv: list[str]) -> None:
     flags = parser.parse_args(argv)
     todo = jobs(chosen("--sizes", flags.sizes, SHAPES), chosen("--what", flags.what, WHATS), flags.dtype)
     table = []
-    print(f"{'':28} {'tokens/s':>12} {'peer tokens/s':>14} {'ratio':>6} {'(min-max)':>13} {'first run':>10} {'MFU':>6}")
+    print(f"{'':30} {'tokens/s':>17} {'peer tokens/s':>14} {'ratio':>6} {'(min-max)':>13} {'first run':>10} {'peak GB':>12} {'MFU':>6}")
     for label, kind, size, kw, tokens in todo:
         sides = [Side(sys.executable, "decoder_lab.benchmark.ours")]
-        if flags.peer_python:
+        if flags.peer_python and kind in BOTH:
             sides.append(Side(flags.peer_python, "decoder_lab.benchmark.peer"))
         found = measure(sides, kind, kw, flags.rounds, flags.seconds)
         for side in sides:
@@ -105,20 +117,26 @@ def main(argv: list[str]) -> None:
         flags.output.write_text(json.dumps({**about, "flags": argv, "results": table}, indent=1) + "\n")
 
 
-def _row(label: str, kind: str, size: str, tokens: int, found: list[dict], peak: float) -> dict[str, Any]:
-    ours = statistics.median(found[0]["runs"])
-    row = {"what": label, "tokens_per_second": tokens / ours, "first_run_seconds": found[0]["first"], "name": found[0]["name"]}
+def _row(label: str, kind: str, size: str, amount: int, found: list[dict], peak: float) -> dict[str, Any]:
+    """Returns what was measured, and prints it. `amount` of a run, in tokens (or bytes: `UNITS`); 0: as the measured process said."""
+    unit, scale = UNITS.get(kind, ("tokens/s", 1))
+    amount = (amount or found[0]["size"]) / scale
+    speed = amount / statistics.median(found[0]["runs"])
+    row = {"what": label, "unit": unit, "per_second": speed, "first_run_seconds": found[0]["first"], "name": found[0]["name"]}
+    row["peak_bytes"] = [record["peak_bytes"] for record in found]
     ratio = ""
     if len(found) > 1:
         ratios = [b / a for a, b in zip(found[0]["runs"], found[1]["runs"], strict=True)]
-        theirs = tokens / statistics.median(found[1]["runs"])
-        row |= {"peer": found[1]["name"], "peer_tokens_per_second": theirs, "ratio": statistics.median(ratios), "ratios": ratios}
+        theirs = amount / statistics.median(found[1]["runs"])
+        row |= {"peer": found[1]["name"], "peer_per_second": theirs, "ratio": statistics.median(ratios), "ratios": ratios}
         ratio = f"{theirs:14,.0f} {row['ratio']:6.2f} {min(ratios):6.2f}-{max(ratios):.2f}"
     peak = peak or clock.peak_flops(found[0]["device_kind"], 1)  # one device is measured
     if peak and kind == "training":
-        row["mfu"] = tokens / ours * SHAPES[size].flops_per_token / peak
+        row["mfu"] = speed * SHAPES[size].flops_per_token / peak
     mfu = f"{row['mfu']:.1%}" if "mfu" in row else "-"
-    print(f"{label:28} {tokens / ours:12,.0f} {ratio:>35} {found[0]['first']:9.1f}s {mfu:>6}")
+    memory = " / ".join(f"{number / 1e9:.2f}" for number in row["peak_bytes"])
+    shown = f"{speed:,.0f}" + ("" if unit == "tokens/s" else f" {unit}")
+    print(f"{label:30} {shown:>17} {ratio:>35} {found[0]['first']:9.1f}s {memory:>12} {mfu:>6}", flush=True)
     return row
 
 

@@ -27,7 +27,10 @@ def _model(size: str, dtype: str) -> transformers.GPT2LMHeadModel:
         bos_token_id=None,
         eos_token_id=None,
     )
-    return transformers.GPT2LMHeadModel(config).to(DEVICE, getattr(torch, dtype))
+    model = transformers.GPT2LMHeadModel(config).to(DEVICE, getattr(torch, dtype))
+    if shape.large:
+        model.gradient_checkpointing_enable()
+    return model
 
 
 def training(size: str, dtype: str) -> Callable[[int], float]:
@@ -88,4 +91,5 @@ def generation(size: str, dtype: str, batch_size: int, beam: int, new_tokens: in
 if __name__ == "__main__":
     transformers.logging.set_verbosity_error()
     name = f"torch {torch.__version__} and transformers {transformers.__version__} on {DEVICE}, {torch.get_num_threads()} threads"
-    protocol.serve({"training": training, "adapting": adapting, "generation": generation}, lambda: {"name": name})
+    on_device = torch.cuda.max_memory_allocated if DEVICE == "cuda" else lambda: 0
+    protocol.serve({"training": training, "adapting": adapting, "generation": generation}, lambda: {"name": name}, on_device)

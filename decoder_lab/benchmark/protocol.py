@@ -13,18 +13,19 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parents[2]  # the folder that holds the package
 
 
-def serve(kinds: dict[str, Callable], about: Callable[[], dict[str, str]]) -> None:
-    """Answers jobs until standard input ends: {"prepare": kind, "kw": {...}} -> `about()`, and then {"count": n} -> {"seconds": s,
-    "peak_bytes": most memory that the process had so far}."""
+def serve(kinds: dict[str, Callable], about: Callable[[], dict[str, str]], on_device: Callable[[], int] = lambda: 0) -> None:
+    """Answers jobs until standard input ends: {"prepare": kind, "kw": {...}} -> `about()` and, where a job's runs do not all have the same
+    size, their "size"; then {"count": n} -> {"seconds": s, "peak_bytes": most memory that there was so far, of the device where
+    `on_device` knows, else of the process}."""
     out, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints must not look like an answer
     run = None
     for line in sys.stdin:
         job = json.loads(line)
         if "prepare" in job:
             run = kinds[job["prepare"]](**job["kw"])
-            answer: dict[str, Any] = about()
+            answer: dict[str, Any] = about() | ({"size": run.size} if hasattr(run, "size") else {})
         else:
-            answer = {"seconds": run(job["count"]), "peak_bytes": peak_bytes()}
+            answer = {"seconds": run(job["count"]), "peak_bytes": on_device() or peak_bytes()}
         print(json.dumps(answer), file=out, flush=True)
 
 

@@ -13,6 +13,7 @@ class Shape:
     vocab_size: int
     length: int  # T, tokens in a row
     batch_size: int  # B, rows
+    large: bool = False  # scanned layers, recomputed but for the results of matrices, and the loss in chunks of 256
 
     @property
     def num_parameters(self) -> int:
@@ -35,5 +36,9 @@ SHAPES = {
     "small": Shape(num_layers=4, num_heads=4, width=128, vocab_size=65, length=64, batch_size=12),
     "medium": Shape(num_layers=6, num_heads=6, width=384, vocab_size=65, length=256, batch_size=16),
     "gpt2": Shape(num_layers=12, num_heads=12, width=768, vocab_size=50257, length=256, batch_size=4),
+    # for an accelerator: GPT-2 and GPT-3's sizes (Brown et al. 2020, table 2.1) at their batch of one GPU of 80 GB
     "gpt2-1024": Shape(num_layers=12, num_heads=12, width=768, vocab_size=50257, length=1024, batch_size=32),
+    "350m": Shape(num_layers=24, num_heads=16, width=1024, vocab_size=50257, length=1024, batch_size=32, large=True),
+    "760m": Shape(num_layers=24, num_heads=16, width=1536, vocab_size=50257, length=1024, batch_size=16, large=True),
+    "1.3b": Shape(num_layers=24, num_heads=16, width=2048, vocab_size=50257, length=1024, batch_size=16, large=True),
 }

@@ -1,11 +1,14 @@
-"""The measured processes: found from any folder, never stopped by what they print, and heard when they die."""
+"""The measured processes: found from any folder, never stopped by what they print, and heard when they die; and what they measure."""
 
 import sys
+from collections import Counter
 
 import pytest
 
 from decoder_lab.benchmark import __main__ as benchmark
+from decoder_lab.benchmark import ours
 from decoder_lab.benchmark.protocol import Side
+from decoder_lab.benchmark.shapes import SHAPES
 from decoder_lab.core.errors import UserError
 
 SIDE = """
@@ -54,5 +57,32 @@ def test_unknown_names_are_refused_with_the_nearest():
 
 @pytest.mark.parametrize("kind, peak, shown", [("cpu", 0.0, "-"), ("cpu", 1e12, "%"), ("NVIDIA H100 80GB HBM3", 0.0, "%")])
 def test_mfu_is_by_the_data_sheet_or_the_flag(kind, peak, shown, capsys):
-    row = benchmark._row("x", "training", "small", 768, [dict(name="jax", device_kind=kind, first=1.0, runs=[0.1])], peak)
+    row = benchmark._row("x", "training", "small", 768, [dict(name="jax", device_kind=kind, first=1.0, runs=[0.1], peak_bytes=10**9)], peak)
     assert ("mfu" in row) == (shown == "%") and capsys.readouterr().out.strip().endswith(shown)
+
+
+def test_every_kind_is_measured_and_only_what_the_peer_does_is_beside_it():
+    found = benchmark.jobs(["small", "1.3b"], list(benchmark.WHATS), "bfloat16")
+    assert Counter(kind for _, kind, *_ in found) == {"training": 2, "generation": 6, "input": 4, "checkpoint": 6}
+    assert all(amount > 0 for _, kind, _, _, amount in found if kind in benchmark.BOTH)
+
+
+def test_large_shapes_are_of_their_size():
+    """GPT-3's table 2.1 (Brown et al. 2020) says 350M, 760M and 1.3B."""
+    for name, count in (("gpt2", 124e6), ("350m", 355e6), ("760m", 760e6), ("1.3b", 1314e6)):
+        assert SHAPES[name].num_parameters == pytest.approx(count, rel=0.01)
+
+
+def test_states_are_saved_and_restored_and_waiting_is_a_part_of_it():
+    keeping = ours.Keeping("small", "blocked")
+    assert keeping.size > 3 * 4 * SHAPES["small"].num_parameters
+    began = ours.time.perf_counter()
+    assert 0 < keeping(2) < ours.time.perf_counter() - began and keeping._saver.steps()[-1] == 2
+    keeping._what = "restore"
+    assert keeping(1) > 0 and keeping._saver.steps()[-1] == 2
+
+
+def test_batches_go_on_from_where_the_last_run_ended():
+    feeding = ours.Feeding("small", "split")
+    assert feeding(2) > 0 and feeding._step == 2 and feeding(1) > 0 and feeding._step == 3
+    assert feeding.size == 12 * SHAPES["small"].max_length
