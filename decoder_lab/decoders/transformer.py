@@ -131,10 +131,11 @@ def problems(kw) -> list[str]:
     for name in ("dropout", "attention_dropout"):
         if not 0 <= kw[name] < 1:
             found.append(f"{name} must be at least 0 and below 1, got {kw[name]}")
-    if kw["attention"] in ("xla", "cudnn") and (kw["attention_softcap"] is not None or kw["attention_dropout"]):
-        found.append(f'attention="{kw["attention"]}" has neither a soft cap nor dropout of weights: use attention="auto"')
+    fused = kw["attention"] in ("xla", "cudnn", "splash")
+    if fused and (kw["attention_dropout"] or (kw["attention_softcap"] is not None and kw["attention"] != "splash")):
+        found.append(f'attention="{kw["attention"]}" has no dropout of weights, and only splash a soft cap: use attention="auto"')
     if kw["score"] != "scaled_dot":
-        if kw["attention"] in ("xla", "cudnn"):
+        if fused:
             found.append(f'attention="{kw["attention"]}" knows no score but the scaled dot product: use attention="auto"')
         if kw["attention_scale"] is not None:
             found.append(f'attention_scale is for score="scaled_dot", got "{kw["score"]}"')
@@ -188,7 +189,7 @@ class Decoder(nn.Module):
     parallel_residual: bool = False
     scan_layers: bool = False
     remat: Literal["none", "full", "dots", "dots_no_batch"] = "none"
-    attention: Literal["auto", "reference", "blocked", "xla", "cudnn"] = "auto"
+    attention: Literal["auto", "reference", "blocked", "xla", "cudnn", "splash"] = "auto"
     init_stddev: float = 0.02
     embedding_stddev: float | None = None  # None: init_stddev
     embedding_norm: bool = False  # a norm after the embeddings (BERT, BART)

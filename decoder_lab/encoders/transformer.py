@@ -138,9 +138,9 @@ def problems(kw) -> list[str]:
             found.append(f"{name} must be at least 0 and below 1, got {kw[name]}")
     if kw["attention_softcap"] is not None and kw["attention_softcap"] <= 0:
         found.append(f"attention_softcap must be above 0 (None: no cap), got {kw['attention_softcap']}")
-    if kw["attention"] in ("xla", "cudnn"):
-        if kw["attention_softcap"] is not None or kw["attention_dropout"]:
-            found.append(f'attention="{kw["attention"]}" has neither a soft cap nor dropout of weights: use attention="auto"')
+    if kw["attention"] in ("xla", "cudnn", "splash"):
+        if kw["attention_dropout"] or (kw["attention_softcap"] is not None and kw["attention"] != "splash"):
+            found.append(f'attention="{kw["attention"]}" has no dropout of weights, and only splash a soft cap: use attention="auto"')
         if kw["score"] != "scaled_dot":
             found.append(f'attention="{kw["attention"]}" knows no score but the scaled dot product: use attention="auto"')
     if kw["score"] != "scaled_dot" and kw["attention_scale"] is not None:
@@ -194,7 +194,7 @@ class Encoder(nn.Module):
     parallel_residual: bool = False
     scan_layers: bool = False
     remat: Literal["none", "full", "dots", "dots_no_batch"] = "none"
-    attention: Literal["auto", "reference", "blocked", "xla", "cudnn"] = "auto"
+    attention: Literal["auto", "reference", "blocked", "xla", "cudnn", "splash"] = "auto"
     init_stddev: float = 0.02
     embedding_stddev: float | None = None  # None: init_stddev
 

@@ -7,7 +7,7 @@ Reads from a batch: "tokens" int32 [B, T]; where rows hold several documents or 
 from decoder_lab.decoders.transformer import Decoder
 from decoder_lab.layers import transformer_parts as parts
 from decoder_lab.layers.mlp import GATED
-from decoder_lab.ops import attention as attention_ops
+from decoder_lab.ops import attention_kernels
 
 VARIANTS = {
     # GPT-2 (Radford et al. 2019); parameter counts are exact at vocabulary 50257 and length 1024: 124,439,808
@@ -60,7 +60,7 @@ class Model(Decoder):
         """Returns what the start of a run says of this model: the attention implementation really used for documents of `length` tokens."""
         used = dict(softcap=self.attention_softcap, dropout_rate=self.attention_dropout, head_dim=parts.head_dim(self))
         used |= dict(num_queries=length, num_keys=length, masked=self.position in ("alibi", "t5"))
-        kernel = attention_ops.resolve(self.attention, platform=platform, dtype=self.dtype, **used)
+        kernel = attention_kernels.resolve(self.attention, platform=platform, dtype=self.dtype, **used)
         return f"attention {kernel}, {self.num_layers} layers {'scanned' if self.scan_layers else 'unrolled'}"
 
     def flops_per_token(self, length: int) -> float:

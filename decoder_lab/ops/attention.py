@@ -6,7 +6,8 @@
 | `blocked` | static blocks of queries over only the keys that they may see; from 1024 queries on recomputed backwards | everywhere |
 | `xla` | `jax.nn.dot_product_attention` as XLA compiles it | everywhere |
 | `cudnn` | the fused kernel of cuDNN | NVIDIA GPUs, 16-bit floats |
-| `auto` | the fastest that can do what is asked, by platform, dtype and shape (`resolve`) | |
+| `splash` | JAX's fused kernel in Pallas | TPUs, rows of a multiple of 128 |
+| `auto` | the fastest that can do what is asked, by platform, dtype and shape (`attention_kernels.resolve`) | |
 
 Every implementation: softmax in float32 whatever the inputs; grouped-query heads without repeating keys or values; a query with nothing to
 attend gives zeros with finite (zero) gradients.
@@ -15,22 +16,18 @@ attend gives zeros with finite (zero) gradients.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from decoder_lab.core import backend
-from decoder_lab.core.errors import UserError, unknown
-from decoder_lab.ops import blocked_attention, masks, time_parallel
+from decoder_lab.ops import blocked_attention, masks, splash_attention, time_parallel
+from decoder_lab.ops.attention_kernels import RECOMPUTE_FROM, Implementation, resolve
 from decoder_lab.ops.dropout import dropout
 
-Implementation = Literal["auto", "reference", "blocked", "xla", "cudnn"]
-IMPLEMENTATIONS = ("auto", "reference", "blocked", "xla", "cudnn")
 BiasFn = Callable[[jax.Array, jax.Array], jax.Array]  # (q_positions_BT, k_positions_BS) -> bias_BNTS
 ScoreFn = Callable[[jax.Array, jax.Array], jax.Array]  # (q_BTNH, k_BSNH) -> logits_BNTS
 
-RECOMPUTE_FROM = 1024  # queries; below, keeping the weights for the backward pass is faster than computing them twice
 MAX_BLOCKS = 16  # blocks are unrolled: more of them cost compile time
 
 
@@ -92,63 +89,10 @@ class _Rules:
         """Whether a query with nothing to attend is possible: never under row causality alone, where each sees itself."""
         return self.q_segments_BT is not None or self.causal == "positions"
 
-
-def resolve(
-    implementation: Implementation,
-    *,
-    platform: str,
-    dtype: jnp.dtype,
-    num_queries: int,
-    num_keys: int,
-    head_dim: int,
-    masked: bool,
-    causal: masks.Causality = "rows",
-    softcap: float | None = None,
-    dropout_rate: float = 0.0,
-    score: str = "scaled_dot",
-) -> str:
-    """Returns the implementation really used: `auto` becomes a name, anything else is checked.
-
-    platform: "cpu", "gpu", "tpu" (`jax.default_backend()`). masked: whether a mask or a bias is handed to the kernel: segments, a prefix, a
-    bias_fn, anything but causality and windows by rows. Errors: UserError when what was asked for is unknown or impossible, saying why.
-    """
-    if implementation not in IMPLEMENTATIONS:
-        raise UserError(unknown("attention implementation", implementation, IMPLEMENTATIONS))
-    obstacles = _fused_obstacles(softcap, dropout_rate, score)
-    cudnn_obstacles = [*_cudnn_obstacles(platform, dtype, head_dim, (num_queries, num_keys), masked), *obstacles]
-    if implementation == "cudnn" and cudnn_obstacles:
-        raise UserError(f'attention="cudnn" is not possible: {"; ".join(cudnn_obstacles)}. Use attention="auto".')
-    if implementation == "xla" and obstacles:
-        raise UserError(f'attention="xla" is not possible: {"; ".join(obstacles)}. Use attention="auto".')
-    if implementation != "auto":
-        return implementation
-    if num_queries == 1 or causal == "positions":
-        return "reference"
-    if not cudnn_obstacles:
-        return "cudnn"
-    if platform == "cpu" or num_queries >= RECOMPUTE_FROM or obstacles:
-        return "blocked"
-    return "xla"
-
-
-def _fused_obstacles(softcap: float | None, dropout_rate: float, score: str) -> list[str]:
-    found = ["it has no logit soft cap"] if softcap is not None else []
-    if score != "scaled_dot":
-        found.append("it knows no score but the scaled dot product")
-    return found + (["it has no dropout of attention weights"] if dropout_rate else [])
-
-
-def _cudnn_obstacles(platform: str, dtype: jnp.dtype, head_dim: int, lengths: tuple[int, int], masked: bool) -> list[str]:
-    found = []
-    if platform not in ("gpu", "cuda"):
-        found.append(f"it needs an NVIDIA GPU, this is {platform}")
-    if jnp.dtype(dtype) not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)):
-        found.append(f"it computes in bfloat16 or float16, not in {jnp.dtype(dtype).name}")
-    if head_dim % 8 or head_dim > 128:
-        found.append(f"head_dim must be a multiple of 8 and at most 128, not {head_dim}")
-    if masked and any(length % 2 for length in lengths):
-        found.append(f"its gradient under a mask or a bias needs even numbers of queries and keys, not {lengths[0]} and {lengths[1]}")
-    return found
+    @property
+    def beyond_segments(self) -> bool:
+        """Whether more than row causality, a window by rows and segments says what is seen, and how well it fits."""
+        return self.bias_fn is not None or not (self.later_keys_are_hidden or (self.causal is None and self.window is None))
 
 
 def attention(
@@ -192,10 +136,15 @@ def attention(
     num_queries, head_dim = q_BTNH.shape[1], q_BTNH.shape[3]
     shape = dict(num_queries=num_queries, num_keys=k_BSKH.shape[1], head_dim=head_dim, masked=rules.left_to_mask.masks_or_biases)
     asked = dict(causal=causal, softcap=softcap, dropout_rate=dropout_rate, score="scaled_dot" if score_fn is None else "another")
+    asked["beyond_segments"] = rules.beyond_segments
     chosen = resolve(implementation, platform=backend.platform(), dtype=q_BTNH.dtype, **shape, **asked)
     scale = head_dim**-0.5 if scale is None else scale
     if chosen in ("xla", "cudnn"):
         return _fused(q_BTNH, k_BSKH, v_BSKH, rules, scale, chosen)
+    if chosen == "splash":
+        by_rows = dict(causal=rules.later_keys_are_hidden, window=rules.window, scale=scale, softcap=softcap)
+        out_BTNH = splash_attention.splash(q_BTNH, k_BSKH, v_BSKH, rules.q_segments_BT, rules.k_segments_BS, **by_rows)
+        return _zero_where_blind(out_BTNH, rules)
     block = num_queries if chosen == "reference" else _block_size(num_queries)
     score = _Score(scale, softcap, score_fn)
     return _in_blocks(q_BTNH, k_BSKH, v_BSKH, rules, score, (dropout_rate, dropout_key), block)
@@ -391,7 +340,14 @@ def _fused(q_BTNH, k_BSKH, v_BSKH, rules: _Rules, scale, name: str) -> jax.Array
         local_window_size=(rules.window - 1, 0) if by_rows and rules.window is not None else None,
         implementation=name,
     )
-    if rules.may_be_blind:
-        sees_BT = jnp.any(rules.mask(queries, keys), axis=-1)
-        out_BTNH = jnp.where(sees_BT[:, :, None, None], out_BTNH, jnp.zeros((), out_BTNH.dtype))
-    return out_BTNH
+    return _zero_where_blind(out_BTNH, rules)
+
+
+def _zero_where_blind(out_BTNH: jax.Array, rules: _Rules) -> jax.Array:
+    if not rules.may_be_blind:
+        return out_BTNH
+    if rules.later_keys_are_hidden:  # each query sees itself but in padding
+        sees_BT = rules.q_segments_BT != 0
+    else:
+        sees_BT = jnp.any(rules.mask(slice(0, out_BTNH.shape[1]), slice(0, rules.k_positions_BS.shape[1])), axis=-1)
+    return jnp.where(sees_BT[:, :, None, None], out_BTNH, jnp.zeros((), out_BTNH.dtype))

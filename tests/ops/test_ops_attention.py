@@ -9,7 +9,7 @@ import pytest
 
 from decoder_lab.core.errors import UserError
 from decoder_lab.ops import attention as ops
-from decoder_lab.ops import position_bias
+from decoder_lab.ops import attention_kernels, position_bias
 
 pytestmark = pytest.mark.usefixtures("strict_numerics")
 NAMES = ("reference", "blocked", "xla")
@@ -175,7 +175,7 @@ def test_dropout_of_weights_keeps_the_expectation_and_differs_by_key():
 
 def resolve(name="auto", **changes):
     usual = {"platform": "cpu", "dtype": jnp.float32, "num_queries": 256, "num_keys": 256, "head_dim": 64, "masked": False}
-    return ops.resolve(name, **{**usual, **changes})
+    return attention_kernels.resolve(name, **{**usual, **changes})
 
 
 def test_auto_picks_by_platform_dtype_and_shape():
@@ -184,7 +184,10 @@ def test_auto_picks_by_platform_dtype_and_shape():
     assert resolve(platform="gpu", dtype=jnp.bfloat16) == "cudnn"
     assert resolve(platform="gpu", dtype=jnp.bfloat16, softcap=30.0) == "blocked"
     assert resolve(platform="gpu") == "xla"
-    assert resolve(platform="tpu", num_queries=8192) == "blocked"
+    long = dict(platform="tpu", num_queries=8192, num_keys=8192)
+    assert resolve(**long) == resolve(**long, softcap=30.0) == resolve(**long, masked=True, beyond_segments=False) == "splash"
+    assert resolve(**long, masked=True) == resolve(**long, dropout_rate=0.1) == resolve(**long, score="another") == "blocked"
+    assert resolve(platform="tpu", num_queries=8192, num_keys=100) == "blocked" and resolve(platform="tpu") == "xla"
     assert resolve("reference", platform="gpu") == "reference"
     odd = dict(platform="gpu", dtype=jnp.bfloat16, num_keys=255)
     assert resolve(**odd) == "cudnn" and resolve(**odd, masked=True) == "xla"
