@@ -22,6 +22,12 @@ FIELDS: dict[str, Field] = {
     "sequence_length": Field(int, 256, doc="Tokens in an example (T); also the model's maximum length where it has one."),
     "accumulate": Field(int, 1, doc="Micro-batches whose gradients are summed in one optimiser step."),
     "dtype": Field(str, "float32", choices=("float32", "bfloat16", "float16"), doc="Compute dtype; parameters stay float32."),
+    "matmul": Field(
+        str,
+        "dtype",
+        choices=("dtype", "int8", "float8"),
+        doc='In what linear maps multiply while training: "dtype", or 8 bits where the device is faster so (needs qwix).',
+    ),
     "lr": Field(float, 1e-3, doc="Peak learning rate."),
     "weight_decay": Field(float, 0.1, doc="Decoupled weight decay, on the parameters that optimizer.no_decay does not name."),
     "clip_norm": Field(float, 1.0, doc="Global-norm clipping of the accumulated gradient; 0 is off."),

@@ -86,23 +86,9 @@ VARIANTS = {
 
 def problems(kw) -> list[str]:
     """Returns what is wrong with the fields taken together, one sentence each."""
-    found = []
-    heads, kv_heads, width, experts = kw["num_heads"], kw["num_kv_heads"], kw["width"], kw["num_experts"]
-    for name in ("num_layers", "num_heads", "num_kv_heads", "head_dim", "width", "mlp_dim", "window", "num_positions"):
-        if kw[name] is not None and kw[name] < 1:
-            found.append(f"{name} must be at least 1, got {kw[name]}")
-    if found:
-        return found
-    if kw["head_dim"] is None and width % heads:
-        near = [d for d in range(max(1, heads - 4), heads + 5) if width % d == 0]
-        found.append(f"width {width} is not divisible by num_heads {heads}: set head_dim, or num_heads to one of {near}")
-    if kv_heads is not None and heads % kv_heads:
-        found.append(f"num_heads {heads} is not divisible by num_kv_heads {kv_heads}")
-    head_dim = kw["head_dim"] or width // heads
-    if kw["position"] == "rotary" and head_dim % 2:
-        found.append(f'position="rotary" needs an even head_dim, got {head_dim}')
-    if kw["position"] in ("sinusoidal", "sinusoidal_paper") and width % 2:
-        found.append(f'position="{kw["position"]}" needs an even width, got {width}')
+    from decoder_lab.layers import transformer_problems  # needs no JAX
+
+    found = transformer_problems.problems(kw)
     if kw["global_layers"]:
         if kw["window"] is None:
             found.append("global_layers are those without the window: set window, or leave them empty")
@@ -114,8 +100,6 @@ def problems(kw) -> list[str]:
         found.append('local_rope_theta is for layers with a window and position="rotary"')
     scaling = dict(kw["rope_scaling"] or {})
     if scaling:
-        if kw["position"] != "rotary":
-            found.append(f'rope_scaling needs position="rotary", got "{kw["position"]}"')
         needed = {
             "linear": ["factor"],
             "ntk": ["factor"],
@@ -128,22 +112,8 @@ def problems(kw) -> list[str]:
             missing = [k for k in needed[scaling["type"]] if k not in scaling]
             if missing:
                 found.append(f'rope_scaling of type "{scaling["type"]}" also needs {", ".join(missing)}')
-    for name in ("dropout", "attention_dropout"):
-        if not 0 <= kw[name] < 1:
-            found.append(f"{name} must be at least 0 and below 1, got {kw[name]}")
-    fused = kw["attention"] in ("xla", "cudnn", "splash")
-    if fused and (kw["attention_dropout"] or (kw["attention_softcap"] is not None and kw["attention"] != "splash")):
-        found.append(f'attention="{kw["attention"]}" has no dropout of weights, and only splash a soft cap: use attention="auto"')
-    if kw["score"] != "scaled_dot":
-        if fused:
-            found.append(f'attention="{kw["attention"]}" knows no score but the scaled dot product: use attention="auto"')
-        if kw["attention_scale"] is not None:
-            found.append(f'attention_scale is for score="scaled_dot", got "{kw["score"]}"')
-    if experts and not 1 <= kw["experts_per_token"] <= experts:
-        found.append(f"experts_per_token must be from 1 to num_experts {experts}, got {kw['experts_per_token']}")
-    for name in ("attention_softcap", "logits_softcap", "expert_capacity"):
-        if kw[name] is not None and kw[name] <= 0:
-            found.append(f"{name} must be above 0 (None: no limit), got {kw[name]}")
+    if kw["logits_softcap"] is not None and kw["logits_softcap"] <= 0:
+        found.append(f"logits_softcap must be above 0 (None: no limit), got {kw['logits_softcap']}")
     return found
 
 

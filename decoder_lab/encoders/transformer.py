@@ -113,42 +113,11 @@ VARIANTS = {
 
 def problems(kw) -> list[str]:
     """Returns what is wrong with the fields taken together, one sentence each."""
-    found = []
-    heads, kv_heads, width = kw["num_heads"], kw["num_kv_heads"], kw["width"]
-    for name in ("num_layers", "num_heads", "num_kv_heads", "head_dim", "width", "mlp_dim", "window", "num_positions"):
-        if kw[name] is not None and kw[name] < 1:
-            found.append(f"{name} must be at least 1, got {kw[name]}")
-    if found:
-        return found
-    if kw["head_dim"] is None and width % heads:
-        near = [d for d in range(max(1, heads - 4), heads + 5) if width % d == 0]
-        found.append(f"width {width} is not divisible by num_heads {heads}: set head_dim, or num_heads to one of {near}")
-    if kv_heads is not None and heads % kv_heads:
-        found.append(f"num_heads {heads} is not divisible by num_kv_heads {kv_heads}")
-    if kw["position"] == "rotary" and (kw["head_dim"] or width // heads) % 2:
-        found.append(f'position="rotary" needs an even head_dim, got {kw["head_dim"] or width // heads}')
-    if kw["position"] in ("sinusoidal", "sinusoidal_paper") and width % 2:
-        found.append(f'position="{kw["position"]}" needs an even width, got {width}')
-    if kw["rope_scaling"] and kw["position"] != "rotary":
-        found.append(f'rope_scaling needs position="rotary", got "{kw["position"]}"')
+    from decoder_lab.layers import transformer_problems  # needs no JAX
+
+    found = transformer_problems.problems(kw)
     if kw["num_types"] < 0:
         found.append(f"num_types must be 0 (no token types) or more, got {kw['num_types']}")
-    for name in ("dropout", "attention_dropout"):
-        if not 0 <= kw[name] < 1:
-            found.append(f"{name} must be at least 0 and below 1, got {kw[name]}")
-    if kw["attention_softcap"] is not None and kw["attention_softcap"] <= 0:
-        found.append(f"attention_softcap must be above 0 (None: no cap), got {kw['attention_softcap']}")
-    if kw["attention"] in ("xla", "cudnn", "splash"):
-        if kw["attention_dropout"] or (kw["attention_softcap"] is not None and kw["attention"] != "splash"):
-            found.append(f'attention="{kw["attention"]}" has no dropout of weights, and only splash a soft cap: use attention="auto"')
-        if kw["score"] != "scaled_dot":
-            found.append(f'attention="{kw["attention"]}" knows no score but the scaled dot product: use attention="auto"')
-    if kw["score"] != "scaled_dot" and kw["attention_scale"] is not None:
-        found.append(f'attention_scale is for score="scaled_dot", got "{kw["score"]}"')
-    if kw["num_experts"] and not 1 <= kw["experts_per_token"] <= kw["num_experts"]:
-        found.append(f"experts_per_token must be from 1 to num_experts {kw['num_experts']}, got {kw['experts_per_token']}")
-    if kw["expert_capacity"] is not None and kw["expert_capacity"] <= 0:
-        found.append(f"expert_capacity must be above 0 (None: no limit), got {kw['expert_capacity']}")
     return found
 
 

@@ -1,6 +1,9 @@
 """The affine map on the last axis."""
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Callable, Iterator
 
 import flax.linen as nn
 import jax
@@ -22,12 +25,26 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", normal(self.stddev), (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32) if self.use_bias else None
-        return affine(x.astype(self.dtype), kernel, bias, self.out_dtype or self.dtype)
+        multiply = product if self.out_dtype else _PRODUCT.get() or product  # what has a dtype of its own, such as logits, stays exact
+        return affine(x.astype(self.dtype), kernel, bias, self.out_dtype or self.dtype, multiply)
 
 
-def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, out_dtype) -> jax.Array:
-    """Returns x @ kernel + bias, computed in the dtype of x."""
-    y = product(x, kernel, out_dtype)
+_PRODUCT: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("product", default=None)
+
+
+@contextlib.contextmanager
+def multiplying(multiply: Callable[..., jax.Array]) -> Iterator[None]:
+    """Inside, layers traced use `multiply(x, kernel, out_dtype)` instead of `product`."""
+    token = _PRODUCT.set(multiply)
+    try:
+        yield
+    finally:
+        _PRODUCT.reset(token)
+
+
+def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, out_dtype, multiply: Callable | None = None) -> jax.Array:
+    """Returns x @ kernel + bias, computed in the dtype of x; `multiply` instead of `product` where it is given."""
+    y = (multiply or product)(x, kernel, out_dtype)
     return y if bias is None else y + bias.astype(y.dtype)[(None,) * (y.ndim - 1)]
 
 

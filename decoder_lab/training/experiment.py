@@ -173,7 +173,7 @@ class Experiment:
 
     def training_metrics(self, params: Any, batch: dict, key: jax.Array, progress: Any = None) -> dict[str, tuple]:
         """The task's {name: (sum, weight)} of a training batch."""
-        with auxiliary.collected(self.model) as sown:
+        with auxiliary.collected(self.model) as sown, placement.multiplying(self.config.matmul):
             metrics = self.task.metrics(self.model, params, batch, rng=key, progress=progress)
         return auxiliary.added(metrics, sown)
 

@@ -3,6 +3,8 @@
 `experiment` is a `training.experiment.Experiment`, whose attributes these are.
 """
 
+import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +12,7 @@ import jax
 
 from decoder_lab.core import backend, tree
 from decoder_lab.core.errors import UserError
+from decoder_lab.layers import linear, quantized_product
 from decoder_lab.parallel import activations, limits, replicated
 from decoder_lab.parallel import layout as layouts
 from decoder_lab.parallel import mesh as meshes
@@ -78,6 +81,18 @@ def _compiler_options(experiment: Any) -> dict[str, Any] | None:
         except jax.errors.JaxRuntimeError as error:
             raise UserError(f"compiler_options: XLA says: {str(error).removeprefix('INVALID_ARGUMENT: ')}") from error
     return options or None
+
+
+def multiplying(matmul: str) -> contextlib.AbstractContextManager:
+    """A context in which linear maps multiply as `config.matmul` says. Errors: UserError where a library for it is missing."""
+    if matmul == "dtype":
+        return contextlib.nullcontext()
+    quantized_product.qwix()
+    return linear.multiplying(functools.partial(_in_8_bits, form=matmul))
+
+
+def _in_8_bits(x: jax.Array, kernel: jax.Array, out_dtype: Any, form: str) -> jax.Array:
+    return quantized_product.product(x, kernel, out_dtype, form)
 
 
 def laid_out(experiment: Any, function: Callable) -> Callable:
