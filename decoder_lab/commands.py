@@ -276,6 +276,7 @@ def attention(config: Any, flags: argparse.Namespace) -> int:
     if len(options.prompt) > 1:
         raise UserError(f"--prompt: got {len(options.prompt)}, and a picture shows one: give one.")
     experiment = _open_run(config, flags)
+    from decoder_lab.decoding import attention_weights
     from decoder_lab.report import alignment as pictures
     from decoder_lab.serving import attention as serving
     from decoder_lab.training import resume
@@ -289,9 +290,8 @@ def attention(config: Any, flags: argparse.Namespace) -> int:
     stem = stem.with_suffix("") if stem.suffix in (".png", ".html") else stem
     tokens = (found.layers, found.rows, found.columns)
     title = f"{flags.workdir.resolve().name}, step {step}: {found.text[:100]}"
-    record = {"kind": "attention", "step": step, "text": found.text, "rows": found.rows, "columns": found.columns}
-    heads = [{"name": name, "heads": [[[round(float(x), 4) for x in row] for row in head] for head in w]} for name, w in found.layers]
-    (flags.workdir / "attention.json").write_text(json.dumps({**record, "layers": heads}, ensure_ascii=False), encoding="utf-8")
+    record = {"step": step, **attention_weights.detail(*tokens, found.text)}
+    (flags.workdir / "attention.json").write_text(json.dumps(record, ensure_ascii=False, allow_nan=False), encoding="utf-8")
     picture = pictures.png(*tokens, stem.with_name(stem.name + ".png"), flags.layer)
     page = pictures.page(*tokens, stem.with_name(stem.name + ".html"), title, flags.layer)
     print(f"{found.text}\nattention: {picture} (one layer), {page} (all layers and heads)")

@@ -23,7 +23,8 @@ from typing import Any
 
 from decoder_lab.core import config as config_lib
 from decoder_lab.core import lookup
-from decoder_lab.core.errors import UserError, unknown
+from decoder_lab.core.errors import UserError, nearest, unknown
+from decoder_lab.report import compare
 from decoder_lab.report import methods as report
 
 NEEDS_SETTINGS = ("freeze",)  # adapters that do nothing by default
@@ -85,6 +86,19 @@ def plan(spec: str, methods: str, seeds: int, output: pathlib.Path, further: lis
     return found, first
 
 
+def score(config: Any, metric: str | None, mode: str | None) -> tuple[str, str]:
+    """Returns (the number that methods are judged by, "min" or "max"); None: as the config chooses its best checkpoint.
+
+    Errors: UserError for a number that no evaluator of the config gives, and for one of which nobody says what is better.
+    """
+    key = metric or config.checkpoint.metric
+    known = (*config.evaluators, "train")
+    if metric and (first := metric.split("/")[0]) not in known:
+        told = ", ".join(f"{name}/..." for name in known)
+        raise UserError(f"--metric: {metric} comes from no evaluator of the config.{nearest(first, known)} There are: {told}.")
+    return key, mode or (config.checkpoint.mode if key == config.checkpoint.metric else compare.better((), key))
+
+
 class Processes:
     """Runs one after another; a stop signal goes to the one that runs, which saves, and ends the rest."""
 
@@ -133,14 +147,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="how many: 0, 1, ...")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="the folder of the runs and of the table")
     parser.add_argument("--metric", help="the score (default: checkpoint.metric)")
-    parser.add_argument("--mode", choices=("min", "max"), help="whether lower or higher is better (default: checkpoint.mode)")
+    parser.add_argument("--mode", choices=("min", "max"), help="whether lower or higher is better (default: as is known of the score)")
     flags, further = parser.parse_known_args(argv)
     if wrong := [text for text in further if not text.startswith("--config.")]:
         raise UserError(f"unknown flag {wrong[0]}; settings of the runs are given as --config.NAME=VALUE.")
     runs, config = plan(flags.config, flags.methods, flags.seeds, flags.output, further)
-    key, mode = flags.metric or config.checkpoint.metric, flags.mode or config.checkpoint.mode
+    key, mode = score(config, flags.metric, flags.mode)
     missing = [run for run in runs if not run.done()]
-    print(f"{len(runs)} runs, {len(runs) - len(missing)} of them done; the score is {key}", flush=True)
+    report.rows([run.path for run in runs if run not in missing], key, mode)  # says now what they lack, not after the next run
+    print(f"{len(runs)} runs, {len(runs) - len(missing)} of them done; the score is {key} ({mode})", flush=True)
     processes, failed = Processes(), []
     for run in missing:
         print(f"{run.path.name} ...", end=" ", flush=True)

@@ -5,11 +5,13 @@ source. Scanned layers are sown with a leading axis L.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
+from decoder_lab.core import writer
 from decoder_lab.core.errors import UserError
 
 SOURCE, SELF = "cross_attention", "attention"
@@ -43,6 +45,14 @@ def to_source(sown: Mapping[str, Any]) -> jax.Array:
             "such as --config.model.kw.decoder.kw.attention=additive of a recurrent one. Leave coverage_penalty at 0."
         )
     return layers[-1][1].mean(axis=1)
+
+
+def detail(
+    layers: Sequence[tuple[str, np.ndarray]], rows: Sequence[str], columns: Sequence[str], text: str, digits: int = 4
+) -> dict[str, Any]:
+    """Returns weights_NTS of each layer as a report shows them (`core/writer/jsonl.py`), valid JSON also where they are not finite."""
+    heads = [{"name": name, "heads": np.round(np.asarray(w_NTS, np.float64), digits).tolist()} for name, w_NTS in layers]
+    return writer.plain({"kind": "attention", "text": text, "rows": rows, "columns": columns, "layers": heads})
 
 
 def _natural(path: tuple[str, ...]) -> list:

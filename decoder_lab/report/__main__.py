@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     flags = parser().parse_args(argv)
     from decoder_lab.report import run
 
-    for path in flags.runs:
+    for path in run.folders(flags.runs) if flags.attention or flags.evaluate else []:
         if flags.attention:
             target = [] if flags.target is None else [f"--target={flags.target}"]
             _run_lab(["--mode=attention", f"--workdir={path}", f"--prompt={flags.attention}", *target])

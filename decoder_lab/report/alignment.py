@@ -53,7 +53,7 @@ def png(layers: Layers, rows: Sequence[str], columns: Sequence[str], path: pathl
     FigureCanvasAgg(figure)
     large = figure.add_gridspec(1, 1 + across, width_ratios=[3] + [1] * across)
     main = figure.add_subplot(large[0])
-    family = ["DejaVu Sans", *_cjk_fonts()]
+    family = ["DejaVu Sans", *cjk_fonts()]
     main.imshow(weights_NTS.mean(axis=0), cmap="magma_r", vmin=0, vmax=1, aspect="auto")
     main.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8, fontfamily=family)
     main.set_yticks(range(len(rows)), rows, fontsize=8, fontfamily=family)
@@ -75,7 +75,7 @@ def png(layers: Layers, rows: Sequence[str], columns: Sequence[str], path: pathl
     return path
 
 
-def _cjk_fonts() -> list[str]:
+def cjk_fonts() -> list[str]:
     """Returns the fonts with Chinese characters that this system has."""
     from matplotlib import font_manager
 
@@ -87,7 +87,7 @@ def unshown(tokens: Sequence[str]) -> str:
     """Returns the characters of the tokens that no font of this system has: boxes in a PNG, but not in a browser with fonts of its own."""
     from matplotlib import font_manager
 
-    fonts = [font_manager.get_font(font_manager.findfont(name)) for name in ("DejaVu Sans", *_cjk_fonts())]
+    fonts = [font_manager.get_font(font_manager.findfont(name)) for name in ("DejaVu Sans", *cjk_fonts())]
     return "".join(sorted(c for c in set("".join(tokens)) if not any(font.get_char_index(ord(c)) for font in fonts)))
 
 

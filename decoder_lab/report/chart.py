@@ -29,12 +29,14 @@ class Line:
       series: steps and values.
       group: number of the group of runs that it belongs to, or of the line itself where it is of no run.
       colour: CSS.
+      apart: whether it stopped on the way or diverged: a band of seeds leaves it out, and it is drawn beside that.
     """
 
     label: str
     series: Series
     group: int
     colour: str
+    apart: bool = False
 
 
 @dataclasses.dataclass
@@ -74,6 +76,8 @@ def data(chart: Chart, columns: int) -> dict[str, Any]:
     for line in chart.lines:
         points = decimate.decimate(*line.series, columns)
         entry = {"l": line.label, "c": line.colour, "g": line.group, "n": len(line.series[0]), "d": decimate.encode(points)}
+        if line.apart:
+            entry["a"] = 1
         if len(points[0]) < len(line.series[0]):
             entry["m"] = decimate.encode(decimate.means(*line.series, columns), exact=False)
         lines.append(entry)

@@ -10,10 +10,14 @@ import sys
 from collections.abc import Iterable
 from typing import Literal
 
-from decoder_lab.core.errors import UserError
+from decoder_lab.core.errors import UserError, nearest
 from decoder_lab.report import plots
 
 LOWER_IS_BETTER = ("loss", "nll", "perplexity", "bits_per_byte", "mse", "rmse", "median_rank")
+HIGHER_IS_BETTER = (
+    "accuracy", "f1", "f1_macro", "f1_micro", "f1_weighted", "precision", "recall", "mcc", "bleu", "bleu_tokenized", "chrf", "rouge1",
+    "rouge2", "rougeL", "exact_match", "em", "pearson", "spearman", "sentence_accuracy", "intent_accuracy", "tag_accuracy", "mrr",
+)  # fmt: skip
 
 
 def better(folders: Iterable[pathlib.Path], key: str) -> Literal["min", "max"]:
@@ -25,9 +29,11 @@ def better(folders: Iterable[pathlib.Path], key: str) -> Literal["min", "max"]:
     said = {config["checkpoint"]["mode"] for config in configs if config["checkpoint"]["metric"] == key}
     if len(said) == 1:
         return said.pop()
-    if key.rpartition("/")[2] in LOWER_IS_BETTER:
-        return "min"
-    raise UserError(f"--mode: is a lower or a higher {key} better? Say --mode=min or --mode=max.")
+    last = key.rpartition("/")[2]
+    if last in LOWER_IS_BETTER or last in HIGHER_IS_BETTER:
+        return "min" if last in LOWER_IS_BETTER else "max"
+    near = nearest(last, (*LOWER_IS_BETTER, *HIGHER_IS_BETTER))
+    raise UserError(f"--mode: is a lower or a higher {key} better? Say --mode=min or --mode=max.{near}")
 
 
 def table(runs: dict[str, pathlib.Path], key: str, mode: Literal["min", "max"]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from typing import Any
 
@@ -9,6 +10,7 @@ from decoder_lab.report.run import Run
 
 IGNORED = ("log.", "checkpoint.keep")  # change nothing that a run computes
 MOST_IN_LABEL = 3
+JOINTS = "_-./ ="
 
 
 @dataclasses.dataclass
@@ -44,6 +46,23 @@ def grouped(runs: list[Run]) -> list[Group]:
     return [Group(label, members) for label, members in zip(labels, groups, strict=True)]
 
 
+def counted(runs: list[Run], name: str) -> tuple[list[Run], list[Run]]:
+    """Returns (the runs whose last values of a number have one meaning, the others that have it).
+
+    Those of the first kind came to their end, or are as far as the farthest. A seed that stopped on the way would pull a mean aside.
+    """
+    having = [run for run in runs if name in run.numbers]
+    farthest = max((run.numbers[name][0][-1] for run in having), default=0)
+    whole = [run for run in having if run.numbers[name][0][-1] == farthest or run.status() == "done"]
+    return whole, [run for run in having if run not in whole]
+
+
+def banded(runs: list[Run], name: str) -> tuple[list[Run], list[Run]]:
+    """As `counted`, for drawings: a run that ended with what is not finite is among the others too, which stand beside a band."""
+    whole = [run for run in counted(runs, name)[0] if math.isfinite(run.last(name))]
+    return whole, [run for run in runs if name in run.numbers and run not in whole]
+
+
 def _labels(groups: list[list[Run]]) -> list[str]:
     """Returns short names that tell groups apart: of a single run its own, else what its names share, else what is set differently."""
     names = [members[0].name if len(members) == 1 else _shared([run.name for run in members]) for members in groups]
@@ -58,8 +77,11 @@ def _labels(groups: list[list[Run]]) -> list[str]:
 
 
 def _shared(names: list[str]) -> str:
-    """Returns what names have in common at their beginning, without what a number or a joint leaves: "lora_0", "lora_1" -> "lora"."""
-    return os.path.commonprefix(names).rstrip("_-./ 0123456789").removesuffix("seed").removesuffix("_s").rstrip("_-./ ")
+    """Returns what names have in common at their beginning, without joints and parts of numbers: "lr=0.1_s10", "lr=0.1_s11" -> "lr=0.1"."""
+    common = os.path.commonprefix(names)
+    if any(name[len(common) : len(common) + 1].isdigit() for name in names):
+        common = common.rstrip("0123456789")
+    return common.rstrip(JOINTS).removesuffix("seed").removesuffix("_s").rstrip(JOINTS)
 
 
 def short(name: str) -> str:

@@ -35,7 +35,7 @@ def heat(
         body.append(tag("tr", tag("th", name, scope="row", title=name), cells))
     more = tag("p", f"the first {MOST_SHOWN}; {cut} more are not shown", class_="dim") if cut > 0 else ""
     made = tag("table", tag("thead", head), tag("tbody", body), class_="heat", **attributes)
-    return tag("div", tag("div", made, class_="scroll", tabindex="0"), more)
+    return tag("div", tag("div", made, class_="scroll late", tabindex="0"), more)
 
 
 def _cell(value: float, strength: float, shown: str) -> Html:

@@ -6,13 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from decoder_lab.core import writer
 from decoder_lab.report import chart
 from decoder_lab.report.chart import Chart, Line
-from decoder_lab.report.heat import heat
+from decoder_lab.report.heat import MOST_SHOWN, heat
+from decoder_lab.report.kinds import number as _float
 from decoder_lab.report.markup import Html, fold, number, script_data, stepper, table, tag
 from decoder_lab.report.run import Run
 
 MOST_STATES = 12  # of a slider over steps
+MOST_CELLS = 30_000  # cells, tokens, bars of one kind of detail over all runs and steps: 1 to 2.5 MB, half a second until the page opens
 MOST_CHARACTERS = 6000  # of a sampled text
 MOST_TEXTS = 300_000  # characters of all sampled texts of a report
 NATS_AT_FULL = 8.0  # a token's loss at which its colour is strongest
@@ -43,12 +46,15 @@ def _cut(content: str) -> str:
 
 
 def details(runs: list[Run], kind: str, draw: Callable[[dict], Html]) -> list[Html]:
-    """Returns each detail of a kind over the steps of its run."""
+    """Returns each detail of a kind over the steps of its run; of large ones fewer steps, the first and the last at least."""
+    found = [(run, name, states) for run in runs for name, states in run.of_kind(kind).items()]
+    cells = sum(CELLS[kind](states[-1][1]) for _, _, states in found)
+    most = max(2, min(MOST_STATES, MOST_CELLS // max(cells, 1)))
     made = []
-    for run in runs:
-        for name, found in run.of_kind(kind).items():
-            states = [(step, draw(detail)) for step, detail in evenly(found)]
-            made.append(tag("div", tag("h3", name, tag("span", f" {run.name}", class_="dim")), stepper(states, name)))
+    for run, name, states in found:
+        shown = [(step, draw(detail)) for step, detail in evenly(states, most)]
+        few = f", {len(shown)} of {len(states)} steps" if len(shown) < len(states) else ""
+        made.append(tag("div", tag("h3", name, tag("span", f" {run.name}{few}", class_="dim")), stepper(shown, name)))
     return made
 
 
@@ -57,22 +63,23 @@ def token_loss(detail: dict) -> Html:
     made = []
     for found in detail["texts"]:
         losses = [_float(x) for x in found["losses"]]
-        spans = []
+        spans, joint = [], blank(found["tokens"])
         for token, loss in zip(found["tokens"], losses, strict=True):
             strength = 0.0 if loss is None else min(loss / NATS_AT_FULL, 1.0)
             said = "not predicted" if loss is None else f"{loss:.3f} nats, probability {math.exp(-loss):.2g}"
             written = token.replace("␣", " ").replace("⏎", "↵\n").replace("⇥", "\t")
+            spans += [joint] * bool(spans)
             spans.append(tag("span", written, style=f"--v:{strength:.2f}", title=f"{token}: {said}"))
         known = [loss for loss in losses if loss is not None]
         mean = f"mean {number(sum(known) / len(known))} nats over {len(known)} tokens" if known else "nothing predicted"
-        made.append(tag("div", tag("p", mean, class_="dim"), tag("p", spans, class_="tokens")))
+        made.append(tag("div", tag("p", mean, class_="dim"), tag("p", spans, class_="tokens late")))
     scale = [tag("span", f" {nats} ", style=f"--v:{nats / NATS_AT_FULL}") for nats in (0, 2, 4, 6, 8)]
     return tag("div", tag("p", "nats: ", tag("span", scale, class_="tokens inline"), class_="dim"), made)
 
 
-def _float(value: Any) -> float | None:
-    """Returns a number of a detail; None for one that is not finite, which stands there as text."""
-    return None if value is None or isinstance(value, str) else float(value)
+def blank(tokens: list[str]) -> str:
+    """Returns what stands between two tokens: a blank where they are words, whose tokenizer has no blanks."""
+    return " " if "␣" not in "".join(tokens) and any(token.isascii() and len(token) > 1 for token in tokens) else ""
 
 
 def confusion(detail: dict) -> Html:
@@ -99,8 +106,8 @@ def attention(found: dict, place: int) -> Html:
     layer = found["layers"][-1]
     mean_TS = np.mean(np.asarray(layer["heads"], np.float64), axis=0)
     shown = heat(found["rows"], found["columns"], mean_TS.tolist(), lambda x, i: x, "looks ↓ at →", data_attention=str(place))
-    data = tag("script", script_data({"layers": found["layers"]}), type="application/json", id=f"attention-{place}")
-    about = f"{layer['name']}, mean of {len(layer['heads'])} heads"
+    data = tag("script", script_data(writer.plain({"layers": found["layers"]})), type="application/json", id=f"attention-{place}")
+    about = layer["name"] + (f", mean of {len(layer['heads'])} heads" if len(layer["heads"]) > 1 else "")
     return tag("div", tag("p", found.get("text", "")), tag("p", about, class_="dim", data_about=place), shown, data)
 
 
@@ -146,7 +153,7 @@ def _by_layer(title: str, about: str, states: list[tuple[int, list[str], list]])
     names = list(dict.fromkeys(name for _, groups, _ in states for name in groups))
     lines = []
     for i, name in enumerate(names):
-        points = [(step, float(values[groups.index(name)])) for step, groups, values in states if name in groups]
+        points = [(step, values[groups.index(name)]) for step, groups, values in states if name in groups]
         series = np.array([s for s, _ in points], np.int64), np.array([v for _, v in points], np.float64)
         lines.append(Line(name, series, i, chart.depth_colour(i, len(names))))
     return Chart(title, lines, by_run=False, about=about)
@@ -166,3 +173,17 @@ def histograms(detail: dict) -> Html:
         picture = tag("svg", bars, viewBox="0 0 160 50", role="img", aria_label=about, class_="bars")
         made.append(tag("figure", picture, tag("figcaption", tag("b", name), f" {edges[0]:.3g} … {edges[-1]:.3g}")))
     return tag("div", made, class_="small")
+
+
+def _square(count: int) -> int:
+    return min(count, MOST_SHOWN) ** 2
+
+
+CELLS: dict[str, Callable[[dict], int]] = {  # of what a detail is drawn
+    "token_loss": lambda detail: sum(len(text["tokens"]) for text in detail["texts"]),
+    "confusion": lambda detail: _square(len(detail["labels"])),
+    "transitions": lambda detail: _square(len(detail["labels"]) + 1),
+    "histograms": lambda detail: sum(len(bins["counts"]) for bins in detail["groups"].values()),
+    "attention": lambda detail: sum(len(layer["heads"]) for layer in detail["layers"]) * len(detail["rows"]) * len(detail["columns"]) // 4,
+    "norms": lambda detail: 5 * len(detail["groups"]),
+}

@@ -15,7 +15,7 @@ import statistics
 import sys
 from typing import Literal
 
-from decoder_lab.core.errors import UserError
+from decoder_lab.core.errors import UserError, nearest
 from decoder_lab.report import compare, plots
 
 USAGE = "usage.json"  # of each process that worked at a run: {"command", "exit_code", "seconds", "peak_bytes"}
@@ -86,7 +86,8 @@ def _row(method: str, runs: list[pathlib.Path], key: str) -> Row:
         metrics = plots.read_metrics(run / "metrics.jsonl")
         _, values = plots.series(metrics, key)
         if not len(values):
-            raise UserError(f"{run} has no {key}.")
+            known = sorted({name for row in metrics for name in row if "/" in name})
+            raise UserError(f"{run} has no {key}.{nearest(key, known)} It has: {', '.join(known) or 'no number yet'}.")
         before.append(float(values[0]))
         after.append(float(values[-1]))
         speeds += [float(x) for x in plots.series(metrics, "time/tokens_per_s")[1][1:]]

@@ -7,18 +7,15 @@ import numpy as np
 
 from decoder_lab.report import chart
 from decoder_lab.report.chart import Chart, Line
-from decoder_lab.report.compare import LOWER_IS_BETTER
-from decoder_lab.report.groups import Group
+from decoder_lab.report.compare import HIGHER_IS_BETTER, LOWER_IS_BETTER
+from decoder_lab.report.groups import Group, banded, counted
 from decoder_lab.report.markup import Html, fold, number, table, tag
 from decoder_lab.report.run import Run
 
 SHARES = {"time/device": "waiting for the device", "time/host": "the host's own work", "time/data": "waiting for data"}
 BESIDE = {"time/compile_seconds": "compiling", "time/evaluate_seconds": "evaluating", "time/save_seconds": "saving"}
 MOST_BARS = 8  # of where time goes; more are folded
-HIGHER_IS_BETTER = (
-    "accuracy", "f1", "f1_macro", "f1_micro", "f1_weighted", "precision", "recall", "mcc", "bleu", "bleu_tokenized", "chrf", "rouge1",
-    "rouge2", "rougeL", "exact_match", "em", "pearson", "spearman", "sentence_accuracy", "intent_accuracy", "tag_accuracy", "mrr",
-)  # fmt: skip
+MOST_NAMED = 2  # runs that a mean leaves out; of more their number is said
 
 
 def main_metric(run: Run) -> str | None:
@@ -62,8 +59,9 @@ def summary(groups: list[Group]) -> Html:
         runs = group.runs
         states = list(dict.fromkeys(run.status() for run in runs))
         name = main_metric(runs[0])
-        last = [v for run in runs if name and (v := run.last(name)) is not None]
-        tops = [b for run in runs if name and name in run.numbers and (b := best(run, name))]
+        whole, others = counted(runs, name) if name else ([], [])
+        last = [run.last(name) for run in whole]
+        tops = [b for run in whole if (b := best(run, name))]
         at = f" at {tops[0][1]:,}" if len(tops) == 1 else ""
         speeds = [float(np.median(run.numbers["time/tokens_per_s"][1])) for run in runs if "time/tokens_per_s" in run.numbers]
         seconds = [s for run in runs if (s := run.training_seconds)]
@@ -76,7 +74,7 @@ def summary(groups: list[Group]) -> Html:
             (number(min(steps)) if steps else "–") + (f" of {total:,}" if total and (not steps or min(steps) != total) else ""),
             number(runs[0].parameters),
             name or "–",
-            spread(last) if last else "–",
+            [spread(last), _without(others, name)] if last else "–",
             (spread([value for value, _ in tops]) + at) if tops else "–",
             f"{statistics.median(speeds):,.0f}" if speeds else "–",
             duration(statistics.fmean(seconds)) if seconds else "–",
@@ -95,8 +93,8 @@ def charts(groups: list[Group], names: Iterable[str], wide: tuple[str, ...] = ()
     for name in names:
         lines = []
         for place, group in enumerate(groups):
-            paint = chart.colour(place, len(groups))
-            lines += [Line(run.name, run.numbers[name], place, paint) for run in group.runs if name in run.numbers]
+            paint, others = chart.colour(place, len(groups)), banded(group.runs, name)[1]
+            lines += [Line(run.name, run.numbers[name], place, paint, run in others) for run in group.runs if name in run.numbers]
         if lines:
             made.append(Chart(name, lines, wide=name in wide))
     return made
@@ -121,16 +119,17 @@ def evaluations(groups: list[Group]) -> list[Html]:
     made = []
     for prefix in sorted(prefixes, key=lambda p: (p == "train", p)):
         names = sorted({name for run in runs for name in run.numbers if name.rpartition("/")[0] == prefix})
-        rows, found = [], {}
+        rows, found, left = [], {}, {}
         for i, group in enumerate(groups):
             for name in names:
-                if values := [run.last(name) for run in group.runs if name in run.numbers]:
-                    found[i, name] = values
+                whole, others = counted(group.runs, name)
+                if whole:
+                    found[i, name], left[i, name] = [run.last(name) for run in whole], others
         alike = prefix != "train" and len({_measured(run) for run in runs if any(name in run.numbers for name in names)}) == 1
         tops = {name: _top(found, name, direction(name, runs)) if alike else set() for name in names}
         for i, group in enumerate(groups):
             if any((i, name) in found for name in names):
-                rows.append([group.label, *(_cell(found.get((i, name)), i in tops[name]) for name in names)])
+                rows.append([group.label, *(_cell(found.get((i, name)), i in tops[name], left.get((i, name), []), name) for name in names)])
         title = tag("h3", "training, the last line" if prefix == "train" else prefix)
         made.append(tag("div", title, table(["run", *(name.rpartition("/")[2] for name in names)], rows)))
     return made
@@ -150,23 +149,37 @@ def _top(found: dict, name: str, better: str | None) -> set[int]:
     return {i for i, mean in means.items() if mean == top}
 
 
-def _cell(values: list[float] | None, top: bool) -> Html:
+def _cell(values: list[float] | None, top: bool, others: list[Run], name: str) -> Html:
     if not values:
         return tag("span", "–", class_="dim")
     exact = ", ".join(repr(value) for value in values)
-    return tag("b" if top else "span", spread(values), title=exact, data_value=exact)
+    return tag("span", tag("b" if top else "span", spread(values), title=exact, data_value=exact), _without(others, name))
+
+
+def _without(others: list[Run], name: str) -> Html:
+    """Returns which runs a mean leaves out, and where each is; nothing without any."""
+    said = ", ".join(f"{run.name} at {run.numbers[name][0][-1]:,}" for run in others)
+    short = said if len(others) <= MOST_NAMED else f"{len(others)} seeds"
+    return tag("span", f" without {short}", class_="dim left-out", title=said) if others else Html("")
+
+
+def time_parts(group: Group) -> dict[str, float]:
+    """Returns the mean seconds that the runs of a group spent with each thing, beside steps too; {} where none of them wrote it down."""
+    runs = [run for run in group.runs if run.training_seconds]
+    found = {label: [run.training_seconds * _mean(run, name) for run in runs if name in run.numbers] for name, label in SHARES.items()}
+    if not any(found.values()):
+        return {}
+    found |= {label: [float(np.nansum(run.numbers[name][1])) for run in runs if name in run.numbers] for name, label in BESIDE.items()}
+    return {label: sum(values) / len(runs) for label, values in found.items() if values}
 
 
 def time_shares(groups: list[Group]) -> list[Html]:
-    """Returns a bar for each group of runs that wrote where its time went: parts of all that was measured, beside steps too."""
+    """Returns a bar for each group of runs that wrote where its time went: parts of all that was measured."""
     made = []
     for group in groups:
-        runs = [run for run in group.runs if run.training_seconds]
-        found = {label: [run.training_seconds * _mean(run, name) for run in runs if name in run.numbers] for name, label in SHARES.items()}
-        if not any(found.values()):
+        means = time_parts(group)
+        if not means:
             continue
-        found |= {label: [float(np.nansum(run.numbers[name][1])) for run in runs if name in run.numbers] for name, label in BESIDE.items()}
-        means = {label: sum(values) / len(runs) for label, values in found.items() if values}
         whole = sum(means.values())
         parts = [
             tag("i", style=f"width:{100 * seconds / whole:.2f}%;background:var(--c{i})", title=f"{label}: {seconds / whole:.1%}")

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import hashlib
 import importlib.resources
+import itertools
 import json
 import shlex
 import time
@@ -87,10 +88,12 @@ def _parts(runs: list[Run], groups: list[Group]) -> list[Part]:
     """Returns all parts in their order; one without content is left out of the page."""
     curves, beside, speed = numbers.curve_names(runs)
     judged = tuple(name for run in runs if (name := numbers.main_metric(run)))[:1]
+    places = itertools.count()
     looks = [
-        tag("div", tag("h3", run.name), inside.attention(run.attention, place))
-        for place, run in enumerate(_some(groups, lambda run: bool(run.attention and run.attention.get("layers"))))
+        tag("div", tag("h3", run.name), inside.attention(run.attention, next(places)))
+        for run in _some(groups, lambda run: run.attention is not None)
     ]
+    looks += _details(groups, "attention", lambda detail: inside.attention(detail, next(places)))
     used = [
         tag("div", tag("h3", name, tag("span", f" {run.name}", class_="dim")), inside.ranks(found))
         for run in _some(groups, lambda run: bool(run.of_kind("ranks")))
@@ -170,7 +173,7 @@ def missing(runs: list[Run]) -> list[Html]:
             lines.append(
                 ("adapter ranks over time", 'in the config: evaluators=dict(ranks=dict(name="adapter_ranks", every="5%", kw={}), ...)')
             )
-        if writes and run.attention is None:
+        if writes and run.attention is None and "attention" not in kinds:
             lines.append(("attention", f'python -m decoder_lab.report {folder} --attention "..."'))
     if not lines:
         return []

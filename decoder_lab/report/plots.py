@@ -15,6 +15,7 @@ import numpy as np
 from decoder_lab.core.errors import UserError
 from decoder_lab.core.writer import jsonl
 from decoder_lab.optim import range_test as sweeps
+from decoder_lab.report import chart
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, BLACK = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"
 COLOURS = (BLUE, RED, GREEN, ORANGE, PINK, SKY, BLACK)
@@ -49,7 +50,7 @@ def curves(metrics: pathlib.Path | str, path: pathlib.Path | str) -> pathlib.Pat
         top.plot(steps, values, marker="o", markersize=4, label=key.removesuffix("/loss"), **_line(i))
         if i == 1:
             _mark_lowest(top, steps, values, COLOURS[i])
-    _focus(top)
+    focus(top)
     top.set(ylabel="loss", title=f"run {pathlib.Path(metrics).resolve().parent.name}")
     bottom.plot(*series(rows, "train/lr"), color=BLACK)
     bottom.set(xlabel="optimiser step", ylabel="learning rate")
@@ -72,7 +73,7 @@ def compare(
     for i, name in enumerate(sorted(read, key=lambda name: rank(last[name][0], mode))):
         top.plot(*series(read[name], key), marker="o", markersize=3, label=f"{name}: {last[name][0]:.4f}", **_line(i))
         bottom.plot(*series(read[name], "train/lr"), **_line(i))
-    _focus(top)
+    focus(top)
     top.set(ylabel=key.rpartition("/")[2], title=f"{key} (the legend gives the last value)")
     bottom.set(xlabel="optimiser step", ylabel="learning rate")
     bottom.set_ylim(bottom=0)
@@ -152,14 +153,9 @@ def _mark_lowest(axes: Any, steps: np.ndarray, values: np.ndarray, colour: str) 
     axes.annotate(text, (steps[best], values[best]), (-6, 28), textcoords="offset points", ha="right", color=colour, fontsize=9)
 
 
-def _focus(axes: Any) -> None:
+def focus(axes: Any) -> None:
     """Leaves the first steps' high losses out of the picture, where they would press everything else flat."""
-    values = [line.get_ydata() for line in axes.get_lines() if len(line.get_ydata()) > 3]
-    values = np.concatenate(values) if values else np.zeros(0)
-    values = values[np.isfinite(values)]
-    if len(values):
-        low, high = values.min(), np.quantile(values, 0.98)
-        axes.set_ylim(low - 0.08 * (high - low) - 1e-9, high + 0.08 * (high - low) + 1e-9)
+    axes.set_ylim(*chart.focus(np.concatenate([np.zeros(0), *(np.asarray(line.get_ydata(), np.float64) for line in axes.get_lines())])))
 
 
 def _save(figure: Any, panels: Sequence[Any], path: pathlib.Path | str, counts: bool = True) -> pathlib.Path:

@@ -15,14 +15,16 @@ from decoder_lab.core.errors import UserError
 from decoder_lab.core.lock import LOCK, SILENT_SECONDS
 from decoder_lab.core.runtime import ENDED, HISTORY
 from decoder_lab.core.writer import jsonl
+from decoder_lab.report import kinds
 
 EVALUATION, DETAILS, ATTENTION = "evaluation.json", "evaluation_details.json", "attention.json"
 NONE = "null"  # a setting that is None
+MOST_STEPS = 2**32  # a page keeps steps in 32 bits
 FILES = ("config.json", HISTORY, jsonl.METRICS, jsonl.SAMPLES, jsonl.DETAILS, EVALUATION, DETAILS, ATTENTION, ENDED)
 Series = tuple[np.ndarray, np.ndarray]  # steps int64, rising; values float64
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Run:
     """One run.
 
@@ -60,7 +62,8 @@ class Run:
     @property
     def total_steps(self) -> int | None:
         """The steps that it was to have; None where the config counts in epochs or is missing."""
-        return self.settings.get("total_steps") if self.settings.get("total_epochs") in (None, NONE) else None
+        steps = self.settings.get("total_steps") if self.settings.get("total_epochs") in (None, NONE) else None
+        return steps if isinstance(steps, int) else None
 
     def status(self) -> str:
         """ "running", "done", "stopped" or "not begun"."""
@@ -76,7 +79,8 @@ class Run:
 
     def of_kind(self, kind: str) -> dict[str, list[tuple[int, dict]]]:
         """Returns {name: [(step, detail)]} of one kind."""
-        return {name: found for name, found in self.details.items() if found and found[0][1].get("kind") == kind}
+        alike = {name: [(step, detail) for step, detail in found if detail["kind"] == kind] for name, found in self.details.items()}
+        return {name: found for name, found in alike.items() if found}
 
     def last(self, name: str) -> float | None:
         """The last value of a number."""
@@ -86,19 +90,18 @@ class Run:
     def _checkpoint(self) -> dict[str, Any]:
         """The record of the newest checkpoint; {} without one, or where it cannot be read."""
         folder = self.path / "checkpoints"
-        steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal()) if folder.is_dir() else []
-        return _json(self.trouble, folder / str(steps[-1]) / "checkpoint.json") or {} if steps else {}
+        steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdecimal())
+        return _safely(self.trouble, folder / str(steps[-1]) / "checkpoint.json", _record) or {} if steps else {}
 
     @property
     def meta(self) -> dict[str, Any]:
         """What the newest checkpoint remembers beside arrays."""
-        return self._checkpoint.get("meta") or {}
+        return self._checkpoint.get("meta", {})
 
     @property
     def parameters(self) -> int | None:
         """Numbers in the trained parameters of the newest checkpoint; None without one."""
-        arrays = self._checkpoint.get("arrays", {})
-        return sum(math.prod(shape) for path, (_, shape) in arrays.items() if path.startswith("params/")) or None
+        return self._checkpoint.get("parameters")
 
     @functools.cached_property
     def training_seconds(self) -> float | None:
@@ -112,15 +115,33 @@ class Run:
 
 def read(paths: list[pathlib.Path]) -> list[Run]:
     """Returns the runs in these folders, and in folders of runs. Errors: UserError for one that is neither."""
-    folders: list[pathlib.Path] = []
+    found = folders(paths)
+    return [open_run(folder, name) for folder, name in zip(found, _names(found), strict=True)]
+
+
+def folders(paths: list[pathlib.Path]) -> list[pathlib.Path]:
+    """Returns the folders of the runs that `read` reads. Errors: as of `read`."""
+    made: dict[pathlib.Path, pathlib.Path] = {}  # a run that two paths lead to is one run
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path}: there is no such folder; give folders of runs, or a folder that holds some.")
-        found = [path] if _is_run(path) else sorted(p for p in path.rglob("*") if p.is_dir() and _is_run(p))
+        found = below(path)
         if not found:
             raise UserError(f"{path} holds no run (no config.json and no metrics.jsonl, nor do the folders in it).")
-        folders += [folder for folder in found if folder not in folders]
-    return [open_run(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+        for folder in found:
+            made.setdefault(folder.resolve(), folder)
+    return list(made.values())
+
+
+def below(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the runs in a folder, in what is no run and not hidden: a run's own folders and those that are just being made hold none."""
+    if _is_run(path):
+        return [path]
+    try:
+        inner = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError:  # it went away meanwhile, or is not ours to read
+        return []
+    return [run for p in inner if _is_run(p) or not p.is_symlink() for run in below(p)]
 
 
 def _is_run(path: pathlib.Path) -> bool:
@@ -140,30 +161,51 @@ def _names(folders: list[pathlib.Path]) -> list[str]:
 def open_run(path: pathlib.Path, name: str) -> Run:
     """Returns the run in a folder, as far as its files can be read."""
     trouble: list[str] = []
-    settings = _safely(trouble, path / "config.json", writer.hyperparameters, path) or {}
-    rows = _safely(trouble, path / jsonl.METRICS, lambda p: list(jsonl.read(p)), path / jsonl.METRICS) or []
+    settings = _safely(trouble, path / "config.json", _settings) or {}
+    rows = _rows(trouble, path / jsonl.METRICS, lambda p: list(jsonl.read(p)))
     samples: dict[str, list[tuple[int, str]]] = {}
-    details: dict[str, list[tuple[int, dict]]] = {}
-    for into, file, kind in ((samples, jsonl.SAMPLES, str), (details, jsonl.DETAILS, dict)):
-        for row in _safely(trouble, path / file, jsonl.read_records, path / file) or []:
-            for key, value in row.items():
-                if isinstance(value, kind):
-                    into.setdefault(key, []).append((row["step"], value))
-    for key, found in (_json(trouble, path / DETAILS) or {}).items():
-        details[key] = sorted([*(d for d in details.get(key, []) if d[0] != found["step"]), (found["step"], found["detail"])], key=_first)
+    for row in _rows(trouble, path / jsonl.SAMPLES, jsonl.read_records):
+        for key, value in row.items():
+            if isinstance(value, str):
+                samples.setdefault(key, []).append((row["step"], value))
+    attention = _object(trouble, path / ATTENTION)
+    if attention is not None and (wrong := kinds.problem({"kind": "attention"} | attention)):
+        trouble.append(f"{ATTENTION}: {wrong}")
+        attention = None
     return Run(
         path=path,
         name=name,
         settings=settings,
-        history=_safely(trouble, path / HISTORY, _lines, path / HISTORY) or [],
+        history=_safely(trouble, path / HISTORY, _lines) or [],
         numbers=columns(rows),
         samples=samples,
-        details=details,
-        evaluation=_json(trouble, path / EVALUATION) or {},
-        attention=_json(trouble, path / ATTENTION),
-        ended=_json(trouble, path / ENDED),
+        details=_details(trouble, path),
+        evaluation=_object(trouble, path / EVALUATION) or {},
+        attention=attention,
+        ended=_object(trouble, path / ENDED),
         trouble=trouble,
     )
+
+
+def _details(trouble: list[str], path: pathlib.Path) -> dict[str, list[tuple[int, dict]]]:
+    """Returns the details of training, and of `--mode=evaluate`; one that is not as its kind says is noted and left out."""
+    found = [
+        (jsonl.DETAILS, name, row["step"], detail)
+        for row in _rows(trouble, path / jsonl.DETAILS, jsonl.read_records)
+        for name, detail in row.items() if isinstance(detail, dict)
+    ]  # fmt: skip
+    for name, kept in (_object(trouble, path / DETAILS) or {}).items():
+        if isinstance(kept, dict) and _is_step(kept.get("step")):
+            found.append((DETAILS, name, kept["step"], kept.get("detail")))
+        else:
+            trouble.append(f"{DETAILS}: {name}: expected a step and a detail")
+    made: dict[str, dict[int, dict]] = {}
+    for file, name, step, detail in found:
+        if wrong := kinds.problem(detail):
+            trouble.append(f"{file}: {name} at step {step:,}: {wrong}")
+        else:
+            made.setdefault(name, {})[step] = detail
+    return {name: sorted(details.items()) for name, details in made.items()}
 
 
 def columns(rows: list[dict[str, Any]]) -> dict[str, Series]:
@@ -182,30 +224,69 @@ def columns(rows: list[dict[str, Any]]) -> dict[str, Series]:
     return made
 
 
-def _first(pair: tuple) -> int:
-    return pair[0]
+def _is_step(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_STEPS
 
 
-def _safely(trouble: list[str], path: pathlib.Path, read_fn: Any, argument: pathlib.Path) -> Any:
+def _rows(trouble: list[str], path: pathlib.Path, read_fn: Any) -> list[dict[str, Any]]:
+    """Returns the lines of a file whose step is one; that there are others is noted."""
+    found = _safely(trouble, path, read_fn) or []
+    rows = [row for row in found if _is_step(row["step"])]
+    if len(rows) < len(found):
+        trouble.append(f"{path.name}: {len(found) - len(rows)} lines have no whole number as their step")
+    return rows
+
+
+def _safely(trouble: list[str], path: pathlib.Path, read_fn: Any) -> Any:
     """Returns what a function makes of a file; None where there is none, or where it is damaged, which is noted."""
     if not path.is_file():
         return None
     try:
-        return read_fn(argument)
+        return read_fn(path)
     except (UserError, ValueError, OSError) as error:
         trouble.append(f"{path.name}: {error}")
         return None
 
 
-def _json(trouble: list[str], path: pathlib.Path) -> Any:
-    return _safely(trouble, path, lambda p: json.loads(p.read_text(encoding="utf-8")), path)
+def _object(trouble: list[str], path: pathlib.Path) -> dict[str, Any] | None:
+    return _safely(trouble, path, _read_object)
+
+
+def _read_object(path: pathlib.Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError(f"expected a JSON object, got {json.dumps(found)[:80]}")
+    return found
+
+
+def _settings(path: pathlib.Path) -> dict[str, Any]:
+    return writer.hyperparameters(path.parent) if _read_object(path) else {}
+
+
+def _record(path: pathlib.Path) -> dict[str, Any]:
+    """Returns what a checkpoint's record says: how many "parameters" are trained, None for none, and the "meta" beside arrays."""
+    record = _read_object(path)
+    arrays, meta = record.get("arrays", {}), record.get("meta") or {}
+    try:
+        count = sum(math.prod(shape) for name, (_, shape) in arrays.items() if name.startswith("params/"))
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"expected the shape of each array: {error}") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"expected meta to be a JSON object, got {meta!r}")
+    return {"parameters": count or None, "meta": meta}
 
 
 def _lines(path: pathlib.Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    wrong = [line for line in found if not isinstance(line.get("versions") or {}, dict)]
+    if wrong:
+        raise ValueError(f"expected versions to be a JSON object, got {wrong[0]['versions']!r}")
+    return found
 
 
 def _alive(path: pathlib.Path) -> bool:
     """Whether a process works in the folder: it renews its lock."""
-    lock = path / LOCK
-    return lock.is_file() and time.time() - lock.stat().st_mtime < SILENT_SECONDS
+    try:
+        return time.time() - (path / LOCK).stat().st_mtime < SILENT_SECONDS
+    except OSError:
+        return False

@@ -1,5 +1,6 @@
 """The report of live runs, on this machine only: made anew when a file of a run has changed, and the page loads itself again then."""
 
+import contextlib
 import http.server
 import pathlib
 import threading
@@ -12,7 +13,6 @@ from decoder_lab.report.markup import tag
 HOST = "127.0.0.1"
 NAMES = ("127.0.0.1", "localhost")  # under which the page may be asked for: another site's name that leads here is refused
 TRIES = 20
-RUN_PARTS = {"checkpoints", "tensorboard", "wandb", "outputs"}  # folders of a run in which no run lies
 
 
 class Report:
@@ -24,10 +24,11 @@ class Report:
 
     def version(self) -> str:
         """Returns what changes when a file of a run does, or a run comes."""
-        below = [(path, folder) for path in self._paths for folder in (path, *path.glob("**/"))]
-        folders = sorted({folder for path, folder in below if RUN_PARTS.isdisjoint(folder.relative_to(path).parts)})
-        files = [folder / name for folder in folders for name in run.FILES]
-        states = [(str(file), stat.st_size, stat.st_mtime_ns) for file in files if file.is_file() and (stat := file.stat())]
+        states = []
+        for file in (folder / name for path in self._paths for folder in run.below(path) for name in run.FILES):
+            with contextlib.suppress(OSError):  # of a live run files come and go
+                stat = file.stat()
+                states.append((str(file), stat.st_size, stat.st_mtime_ns))
         return f"{zlib.crc32(repr(states).encode()):08x}"
 
     def page(self) -> bytes:

@@ -114,3 +114,20 @@ def test_plans(tmp_path):
         methods.plan(f"{tmp_path}/any.py", "lora", 1, tmp_path, ["--config.learning_rate=1"])
     with pytest.raises(UserError, match="expected one method or more"):
         methods.plan(f"{tmp_path}/any.py", "", 1, tmp_path, [])
+
+
+def test_the_score_and_its_direction_are_known_before_anything_starts(table, tmp_path):
+    """That a config chooses its checkpoint by the lowest loss does not make the lowest accuracy the best."""
+    main, output = table
+    _, config = methods.plan(f"{tmp_path}/config.py", "lora", 1, tmp_path, [])
+    assert methods.score(config, None, None) == methods.score(config, "val/loss", None) == ("val/loss", "min")
+    assert methods.score(config, "val/accuracy", None) == ("val/accuracy", "max")
+    assert methods.score(config, "val/accuracy", "min") == ("val/accuracy", "min")
+    for typed, told in (("vla/accuracy", 'Did you mean "val"'), ("val/acuracy", 'Did you mean "accuracy"')):
+        with pytest.raises(UserError, match=told):
+            main("--methods=lora", "--seeds=1", f"--metric={typed}")
+    assert not output.exists()
+    assert main("--methods=lora", "--seeds=1") == 0
+    with pytest.raises(UserError, match='has no val/los.* Did you mean "val/loss"'):
+        main("--methods=lora", "--seeds=2", "--metric=val/los", "--mode=min")
+    assert not (output / "lora_1").exists()

@@ -1,10 +1,12 @@
 """Properties of the writers: numbers keep their bits, a resumed run's file equals the uninterrupted one's, a terminal stays readable."""
 
+import contextlib
 import io
 import json
 import math
 import struct
 import sys
+import threading
 import time
 import types
 
@@ -295,6 +297,53 @@ def test_mlflow_goes_on_with_its_run_and_starts_anew_from_scratch(tmp_path, monk
     made[0].scalars(4, {"val/f1 (%)": np.float32(0.5)})
     (metric,) = fake.told[-1][2]["metrics"]
     assert (metric[0], metric[1], metric[3]) == ("val/f1 ---", 0.5, 4)
+
+
+class CrowdedMlflow(FakeMlflow):
+    """A store whose tables are made by whoever looks first, and whose experiment somebody else has just made."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.most, self.exists = 0, 0, False
+        self.exceptions = types.SimpleNamespace(MlflowException=type("MlflowException", (Exception,), {}))
+
+    def get_experiment_by_name(self, name):
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        time.sleep(0.02)
+        self.inside -= 1
+        return types.SimpleNamespace(experiment_id="7") if self.exists else None
+
+    def create_experiment(self, name):
+        self.exists = True
+        error = self.exceptions.MlflowException()
+        error.error_code = "RESOURCE_ALREADY_EXISTS"
+        raise error
+
+
+def test_mlflow_is_opened_by_several_runs_at_once(tmp_path, monkeypatch):
+    """As the slots of a sweep do: one at a time makes the tables of a local store; an experiment that another made meanwhile is taken."""
+    fake = CrowdedMlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
+    runs = [threading.Thread(target=mlflow_writer.Writer, args=(tmp_path / str(i), None, uri)) for i in range(3)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert fake.most == 1 and [arguments for name, arguments, _ in fake.told if name == "create_run"] == [("7",)] * 3
+
+
+def test_mlflow_is_told_how_a_run_ended(tmp_path, monkeypatch):
+    fake = FakeMlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    for error in (None, ValueError()):
+        with contextlib.suppress(ValueError), contextlib.closing(Writers([mlflow_writer.Writer(tmp_path, None)])):
+            if error:
+                raise error
+        assert fake.told[-1][0] == "set_terminated" and fake.told[-1][1][1] == ("FAILED" if error else "FINISHED")
+    mlflow_writer.Writer(tmp_path, 3)
+    assert fake.told[-1][0] == "update_run" and fake.told[-1][2] == {"status": "RUNNING"}
 
 
 class FakeWandb(types.SimpleNamespace):

@@ -79,5 +79,12 @@ def full_run(folder, name=HOSTILE, **settings):
     attention = dict(kind="attention", step=60, text=name, rows=["a", name], columns=["b", name])
     attention["layers"] = [dict(name="layer_0", heads=heads), dict(name="layer_1", heads=heads[::-1])]
     (run / "attention.json").write_text(json.dumps(attention))
+    with open(run / "details.jsonl", "a") as file:
+        for step in (0, 60):
+            layers = [
+                dict(name="layer_0", heads=heads),
+                dict(name="layer_1", heads=[[[step / 60, 0.5], [1.0, 0.0]], [["nan", 0.5], [0, 0]]]),
+            ]
+            file.write(json.dumps({"step": step, "maps/0": {**attention, "layers": layers}}) + "\n")
     (run / "evaluation.json").write_text(json.dumps({"step": 60, "checkpoint": "best", "test/loss": 1 / 3, "test/report": name}))
     return run

@@ -84,6 +84,34 @@ def test_tools_change_what_is_drawn(shown, address):
     quiet(shown)
 
 
+POINTS = "[...document.querySelectorAll('figure.chart path.l')].map(p => p.getAttribute('d').split(/[ML]/).length - 1)"
+
+
+def test_a_diverged_seed_stands_beside_the_band_of_the_others(shown, tmp_path):
+    for seed in (0, 1, 2):
+        lines = [{"step": i, "val/loss": seed + 1 / (i + 1) if seed < 2 or i < 20 else "nan"} for i in range(0, 61, 4)]
+        make_run(tmp_path / f"x_{seed}", lines, seed=seed)
+    first_chart(shown, written(tmp_path, tmp_path))
+    assert sorted(shown.js(POINTS)) == [5, 16] and shown.js("document.querySelectorAll('figure.chart .bad').length") == 11
+    assert shown.js("document.querySelectorAll('figure.chart path.thin').length") == 1
+    assert shown.js("document.querySelector('path.band').getAttribute('d').split('L').length") == 32  # all 16 steps, there and back
+    shown.js("document.querySelector('figure.chart .plot').focus()")
+    shown.key("End")
+    assert "x (2 of 3 seeds)" in shown.js("document.querySelector('figure.chart .read').innerText")
+    shown.js("sessionStorage.clear()")
+    quiet(shown)
+
+
+def test_on_paper_every_step_stands(shown, address):
+    shown.open(address)
+    seen = "[...document.querySelectorAll('.stepper > [data-step]')].map(e => getComputedStyle(e).display !== 'none')"
+    assert False in shown.js(seen)
+    shown.call("Emulation.setEmulatedMedia", media="print")
+    assert set(shown.js(seen)) == {True}
+    assert shown.js("getComputedStyle(document.querySelector('.stepper > [data-step] > p')).display") == "block"
+    shown.call("Emulation.setEmulatedMedia", media="")
+
+
 def test_keys_read_a_chart_and_move_a_slider(shown, address):
     first_chart(shown, address)
     shown.js("document.querySelector('figure.chart .plot').focus()")
@@ -101,6 +129,18 @@ def test_keys_read_a_chart_and_move_a_slider(shown, address):
     assert shown.js(visible) == "30"
     shown.js("(s => { s.value = '0'; s.dispatchEvent(new Event('change')); })(document.querySelector('select[aria-label=layer]'))")
     assert shown.js("document.querySelector('table[data-attention] td[title]').textContent") == "0.38"  # mean of two heads
+    quiet(shown)
+
+
+def test_what_is_chosen_of_attention_holds_for_all_steps(shown, address):
+    shown.open(address)
+    cells = "[...document.querySelectorAll('.stepper table[data-attention]')].map(t => t.querySelector('td[title]').textContent)"
+    assert shown.js(cells) == ["nan", "nan"]  # the last layer's mean, of which one head has none
+    choose = "(s => { s.value = '0'; s.dispatchEvent(new Event('change')); })(document.querySelector('.stepper select[aria-label=head]'))"
+    shown.js(choose)
+    assert shown.js(cells) == ["0.00", "1.00"]
+    shown.js(choose.replace("=head", "=layer"))
+    assert shown.js(cells) == ["0.25", "0.25"]
     quiet(shown)
 
 
@@ -130,6 +170,21 @@ def test_without_a_script_the_drawings_and_all_steps_stand(shown, address):
     assert shown.js("document.querySelectorAll('figure.chart polyline').length") > 5
     assert shown.js("[...document.querySelectorAll('.stepper > [data-step]')].every(e => !e.hidden)")
     assert shown.js("getComputedStyle(document.getElementById('tools')).display") == "none"
+    quiet(shown)
+
+
+@pytest.mark.slow
+def test_six_runs_of_77_classes_open_in_two_seconds(shown, tmp_path):
+    """12 evaluations each: 259,000 cells if all of them were drawn."""
+    labels = [f"class {i}" for i in range(77)]
+    matrix = np.random.default_rng(0).integers(0, 4, (77, 77)).tolist()
+    for i in range(6):
+        found = [{"step": step, "report/confusion": dict(kind="confusion", labels=labels, matrix=matrix)} for step in range(0, 60, 5)]
+        make_run(tmp_path / f"run_{i}", details=found, lr=i + 1.0)
+    where = written(tmp_path, tmp_path)
+    opened = sorted(shown.open(where) for _ in range(3))
+    print(f"{(tmp_path / 'report.html').stat().st_size / 1e6:.1f} MB, opened in {opened[1] / 1000:.2f} s")
+    assert opened[1] < 2000
     quiet(shown)
 
 

@@ -42,5 +42,6 @@ def test_the_best_run_comes_first(runs, tmp_path, capsys, monkeypatch, metric, m
 
 
 def test_a_number_of_which_nobody_says_what_is_better_is_asked_for(runs):
-    with pytest.raises(UserError, match="--mode: is a lower or a higher val/bleu better"):
-        compare.better(runs.values(), "val/bleu")
+    assert compare.better(runs.values(), "val/bleu") == "max"
+    with pytest.raises(UserError, match='--mode: is a lower or a higher val/blue better.* Did you mean "bleu"'):
+        compare.better(runs.values(), "val/blue")

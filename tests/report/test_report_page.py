@@ -3,6 +3,7 @@
 import html.parser
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +13,8 @@ from fake_runs import CONFIG, HOSTILE, full_run, make_run, rows
 
 from decoder_lab.core.errors import UserError
 from decoder_lab.core.writer import jsonl
-from decoder_lab.report import decimate, groups, page
+from decoder_lab.report import __main__ as report_main
+from decoder_lab.report import decimate, groups, inside, page
 from decoder_lab.report import run as runs_of
 from decoder_lab.report.__main__ import main
 
@@ -100,7 +102,7 @@ def test_text_that_looks_like_html_stays_text(tmp_path):
     reader = report(folder, title=HOSTILE)
     clean = report(make_run(tmp_path / "clean"))
     assert "img" not in reader.tags and reader.tags.count("b") < 100 and "onerror" not in " ".join(reader.addresses)
-    assert reader.tags.count("script") == clean.tags.count("script") + 1  # the attention's data
+    assert reader.tags.count("script") == clean.tags.count("script") + 3  # the data of attention, of one text and of another at two steps
     shown = " ".join(reader.texts)
     for part in (f"{HOSTILE} at 60", "named so", "<b>run"):
         assert part in shown
@@ -158,6 +160,22 @@ def test_several_seeds_are_a_mean_with_a_spread(tmp_path):
     assert "1.5000 ± 0.7071" in reader.texts and "1.0, 2.0" in reader.values
 
 
+def test_a_seed_that_stopped_on_the_way_is_named_and_not_averaged(tmp_path):
+    """Nor does it lose the comparison for its group: each seed of a is better than each of b at every step."""
+    for seed, steps in ((0, 60), (1, 60), (2, 20)):
+        make_run(tmp_path / f"a_{seed}", rows(steps), seed=seed)
+        make_run(tmp_path / f"b_{seed}", rows(60, offset=0.05), seed=seed, lr=0.5)
+    made = page.page(runs_of.read([tmp_path]))
+    reader, last = Reader(made), runs_of.read([tmp_path / "a_0"])[0].last("val/loss")
+    assert reader.texts.count(" without a_2 at 20") > 5 and f'<b title="{last!r}, {last!r}"' in made
+    lines = {line["l"]: line for chart in reader.data["charts"] for line in chart["lines"] if chart["title"] == "val/loss"}
+    assert [name for name, line in lines.items() if line.get("a")] == ["a_2"]
+    ended = make_run(tmp_path / "c" / "a_3", rows(40), seed=3)  # one that came to its end earlier, as early stopping does
+    (ended / "ended.json").write_text('{"exit_code": 0}')
+    whole, others = groups.counted(runs_of.read([tmp_path / "a_0", tmp_path / "a_2", ended]), "val/loss")
+    assert [run.name for run in whole] == ["a_0", "a_3"] and [run.name for run in others] == ["a_2"]
+
+
 def test_what_is_not_finite_is_shown_as_that(tmp_path):
     lines = [{"step": 1, "val/loss": 1.0}, {"step": 2, "val/loss": "nan"}, {"step": 3, "val/loss": "inf", "val/other": "-inf"}]
     reader = report(make_run(tmp_path / "a", lines))
@@ -191,6 +209,68 @@ def test_no_run_is_too_broken(tmp_path):
         runs_of.read([tmp_path / "absent"])
 
 
+def test_words_without_blanks_are_set_apart():
+    """Those of a tokenizer of words; characters, and pieces that carry their blanks, stand as they are."""
+    texts = [["to", "be", "."], ["t", "o", "␣", "b"], ["to", "␣be"], ["天", "地"]]
+    made = inside.token_loss(dict(texts=[dict(tokens=tokens, losses=[1.0] * len(tokens)) for tokens in texts]))
+    shown = [re.sub("<[^>]+>", "", text) for text in re.findall('<p class="tokens late">(.*?)</p>', made)]
+    assert shown == ["to be .", "to b", "to be", "天地"]
+
+
+def test_large_details_are_shown_at_fewer_steps(tmp_path, monkeypatch):
+    """All runs and steps of a kind share one budget; the first and the last step stand in any case."""
+    labels, matrix = [f"class {i}" for i in range(20)], [[1] * 20] * 20
+    for name in "ab":
+        found = [{"step": step, "report/confusion": dict(kind="confusion", labels=labels, matrix=matrix)} for step in range(0, 60, 5)]
+        make_run(tmp_path / name, [], details=found, lr=ord(name))
+    shown = {}
+    for budget in (30_000, 4_000, 10):
+        monkeypatch.setattr(inside, "MOST_CELLS", budget)
+        made = page.page(runs_of.read([tmp_path]))
+        shown[budget] = [made.count(f'data-step="{step}"') for step in range(0, 60, 5)], " a, 2 of 12 steps" in made
+    assert shown[30_000] == ([2] * 12, False) and shown[10] == ([2] + [0] * 10 + [2], True)
+    assert sum(shown[4_000][0]) * 400 == 4_000
+
+
+ODD = {  # JSON, but not what this version writes
+    "evaluation.json": ["[1]", '{"step":"x","a":[1]}', '{"test/loss": NaN}'],
+    "evaluation_details.json": ["[1]", '{"a":{"detail":{"kind":"confusion"}}}', '{"a":{"step":1,"detail":[]}}'],
+    "attention.json": [
+        "[]",
+        '{"layers":[{"name":"x"}]}',
+        '{"rows":["a"],"columns":["b"],"layers":[{"name":"l","heads":[[[0.5, 0.5]]]}]}',
+        '{"step":1,"text":"x","rows":["a"],"columns":["b"],"layers":[{"name":"l","heads":[[[NaN]],[["nan"]]]}]}',
+    ],
+    "details.jsonl": [
+        '{"step":1,"n/norms":{"kind":"norms","groups":["a"],"parameters":[1]}}',
+        '{"step":1,"c":{"kind":"confusion","labels":["a"],"matrix":[["nan"]]}}',
+        '{"step":1,"c":{"kind":"token_loss","texts":[{"tokens":["a"],"losses":[]}]}}',
+        '{"step":1,"h":{"kind":"histograms","groups":{"a":{"edges":["nan","nan"],"counts":[1]}}}}',
+        '{"step":1,"h":{"kind":"ranks","groups":["a"],"ranks":["x"],"most":[1]}}',
+        '{"step":1,"h":{"kind":["a"]},"i":{}}',
+        '{"step":1,"n/norms":{"kind":"norms","groups":["a"],"parameters":[null],"gradients":["inf"],"updates":[1]}}',
+    ],
+    "history.jsonl": ["[1]}", '{"versions": 5}'],
+    "config.json": ["[]", "null", '{"total_steps":"x","lr":null}'],
+    "ended.json": ["[]", "null", "3"],
+    "metrics.jsonl": ['{"step":"a","x":1}', '{"step":1.5,"x":1}', '{"step":-1,"x":1}', '{"step":99999999999,"x":1}', '{"step":null,"x":1}'],
+    "samples.jsonl": ['{"step":null,"a":"x"}'],
+    "checkpoints/5/checkpoint.json": ['{"arrays":{"params/a":["float32",[3],"x"]}}', '{"arrays":{},"meta":5}', "[]"],
+}
+HARMLESS = (*ODD["evaluation.json"][1:], ODD["attention.json"][3], ODD["details.jsonl"][6], ODD["config.json"][2])
+
+
+@pytest.mark.parametrize("file, text", [(file, text) for file, texts in ODD.items() for text in texts])
+def test_files_that_hold_something_else_are_named_and_the_rest_is_shown(tmp_path, file, text):
+    run = full_run(tmp_path / "r", name="plain")
+    (run / file).parent.mkdir(parents=True, exist_ok=True)
+    (run / file).write_text(text + "\n")
+    reader = report(run)
+    shown = " ".join(reader.texts)
+    assert (f"{(run / file).name}: " in shown) == (text not in HARMLESS)
+    assert "CRF transitions" in shown or file == "details.jsonl"
+
+
 def test_runs_of_different_tasks_side_by_side(tmp_path):
     lines = [{"step": s, "report/f1_macro": s / 10, "val/loss": 1.0} for s in (0, 5)]
     config = CONFIG | dict(task=dict(name="classification", kw={}), checkpoint=dict(metric="report/f1_macro", mode="max"))
@@ -205,6 +285,37 @@ def test_a_folder_stands_for_the_runs_in_it_and_names_tell_them_apart(tmp_path):
     for place in ("one/a", "two/a", "two/b"):
         make_run(tmp_path / place)
     assert [run.name for run in runs_of.read([tmp_path])] == ["one/a", "two/a", "two/b"]
+    shutil.copytree(tmp_path / "two" / "a", tmp_path / "two" / ".c@80.preparing")  # a branch that is being made
+    (tmp_path / "two" / "a" / "export").mkdir()
+    (tmp_path / "two" / "a" / "export" / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "one" / "same").symlink_to(tmp_path / "one" / "a")
+    (tmp_path / "one" / "round").symlink_to(tmp_path)
+    assert [run.name for run in runs_of.read([tmp_path])] == ["one/a", "two/a", "two/b"]
+
+
+@pytest.mark.parametrize(
+    "names, labels",
+    [
+        (["lr=0.1_seed=0", "lr=0.1_seed=1", "lr=0.3_seed=0", "lr=0.3_seed=1"], ["lr=0.1", "lr=0.3"]),  # as a sweep calls them
+        (["lr=0.1", "lr=0.1_seed=1", "lr=0.3", "lr=0.3_seed=1"], ["lr=0.1", "lr=0.3"]),  # and one that was made larger
+        (["lora_1_s10", "lora_1_s11", "lora_2_s0", "lora_2_s1"], ["lora_1", "lora_2"]),
+        (["lora10", "lora11", "full0", "full1"], ["lora", "full"]),
+    ],
+)
+def test_a_group_is_called_what_its_runs_share(tmp_path, names, labels):
+    for i, name in enumerate(names):
+        make_run(tmp_path / name, [], lr=i // 2 + 1.0, seed=i % 2)
+    assert [group.label for group in groups.grouped(runs_of.read([tmp_path / name for name in names]))] == labels
+
+
+def test_commands_for_a_folder_are_run_on_each_run_in_it(tmp_path, monkeypatch):
+    for name in "ab":
+        make_run(tmp_path / "runs" / name)
+    started = []
+    monkeypatch.setattr(report_main, "_run_lab", started.append)
+    assert main([str(tmp_path), "--evaluate=token_loss", "--attention=x", f"--output={tmp_path / 'x.html'}"]) == 0
+    assert [line[1] for line in started] == [f"--workdir={tmp_path / 'runs' / name}" for name in "aabb"]
+    assert [line[0] for line in started] == ["--mode=attention", "--mode=evaluate"] * 2
 
 
 def test_the_command_writes_a_file_without_starting_jax(tmp_path):

@@ -1,7 +1,9 @@
 """The served report follows its runs, and answers this machine alone."""
 
+import errno
 import http.client
 import json
+import pathlib
 import threading
 
 import pytest
@@ -39,6 +41,33 @@ def test_the_page_follows_the_run(served):
     later = ask("/version")
     make_run(folder / "b")
     assert ask("/version") != later and "2 runs" in ask("/")[1]
+
+
+def test_files_that_come_and_go_are_no_error(tmp_path, monkeypatch):
+    """As checkpoints do that are rotated away, and locks: what was seen a moment ago is no longer there when it is looked at."""
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b")
+    for step in (1, 2):
+        (tmp_path / "a" / "checkpoints" / str(step)).mkdir(parents=True)
+    (tmp_path / "a" / "run.lock").write_text("")
+    (tmp_path / "c").mkdir()
+    made = watch.Report([tmp_path])
+    gone = (tmp_path / "c", tmp_path / "b" / "details.jsonl", tmp_path / "a" / "run.lock", tmp_path / "a" / "checkpoints")
+    real_stat, real_list = pathlib.Path.stat, pathlib.Path.iterdir
+
+    def stat(path, **kw):
+        if path in gone[1:3]:
+            raise FileNotFoundError(errno.ENOENT, path)
+        return real_stat(path, **kw)
+
+    def listed(path):
+        if path in gone:
+            raise FileNotFoundError(errno.ENOENT, path)
+        return real_list(path)
+
+    monkeypatch.setattr(pathlib.Path, "stat", stat)
+    monkeypatch.setattr(pathlib.Path, "iterdir", listed)
+    assert made.version() and b"2 runs" in made.page()
 
 
 def test_other_paths_and_other_names_of_this_machine_are_refused(served):

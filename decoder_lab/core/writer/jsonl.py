@@ -6,6 +6,7 @@ What is more than a number or a text goes to details.jsonl: {"step": 200, "repor
     transitions  labels, between (row: from, column: to), start, end: scores of a CRF
     token_loss   texts: [{"tokens": [str], "losses": [nats or None]}]
     norms        groups, parameters, gradients, updates: Euclidean norms by layer
+    attention    text, rows, columns (tokens), layers: [{"name": str, "heads": [weights by row and column]}]
     ranks        groups, ranks, most: how many ranks of each adapted matrix are in use, and could be
     histograms   groups: {name: {"edges": N + 1 numbers, "counts": N numbers}}
 

@@ -61,13 +61,13 @@
     while (high - low > 1) { const mid = (low + high) >> 1; if (x[mid] <= step) low = mid; else high = mid; }
     return high >= 0 && Math.abs(x[high] - step) < Math.abs(x[low] - step) ? high : low;
   }
-  function band(lines, most = 300) { // mean, lowest and highest of runs that differ in a seed, where all have a value
+  function band(lines, most = 300) { // mean, lowest and highest of runs that differ in a seed, of those that have a value
     const all = [...new Set(lines.flatMap(l => Array.from(l.x)))].sort((a, b) => a - b);
     const every = Math.max(1, Math.ceil(all.length / most));
     const x = [], y = [], low = [], high = [];
     for (let i = 0; i < all.length; i += every) {
       const values = lines.map(l => at(l, all[i])).filter(Number.isFinite);
-      if (values.length < lines.length) continue;
+      if (!values.length) continue;
       x.push(all[i]); y.push(values.reduce((a, b) => a + b, 0) / values.length);
       low.push(Math.min(...values)); high.push(Math.max(...values));
     }
@@ -109,19 +109,19 @@
     shown() { // what is drawn: lines, or bands of groups
       const lines = this.lines(), out = [], w = state.smooth;
       const smooth = l => smoothed(l.mean ?? l.raw, w);
+      const single = (l, thin) => out.push({ label: l.l, c: l.c, raw: l.raw, line: w ? smooth(l) : l.raw, faint: w > 0, thin });
       if (!this.spec.byRun || !state.bands) {
-        for (const l of lines) out.push({ label: l.l, c: l.c, raw: l.raw, line: w ? smooth(l) : l.raw, faint: w > 0 });
+        for (const l of lines) single(l, false);
         return out;
       }
-      for (const g of new Set(lines.map(l => l.g))) {
-        const members = lines.filter(l => l.g === g);
-        if (members.length === 1) {
-          const [l] = members;
-          out.push({ label: l.l, c: l.c, raw: l.raw, line: w ? smooth(l) : l.raw, faint: w > 0 });
-        } else {
-          const made = band(members.map(l => (w ? smooth(l) : l.mean ?? l.raw)));
-          out.push({ label: data.groups[g].l, c: members[0].c, raw: made, line: made, band: made, n: members.length });
-        }
+      for (const g of new Set(lines.map(l => l.g))) { // those that diverged or stopped on the way stand beside their band
+        const all = lines.filter(l => l.g === g), members = all.filter(l => !l.a);
+        for (const l of all.filter(l => l.a)) single(l, all.length > 1);
+        if (members.length === 1) single(members[0], false);
+        if (members.length < 2) continue;
+        const made = band(members.map(l => (w ? smooth(l) : l.mean ?? l.raw)));
+        const label = data.groups[g].l + (members.length < all.length ? ` (${members.length} of ${all.length} seeds)` : "");
+        out.push({ label, c: members[0].c, raw: made, line: made, band: made });
       }
       return out;
     }
@@ -168,22 +168,22 @@
           if (there.length) draw("path", { d: "M" + [...there, ...back].join("L") + "Z", class: "band", style: `fill:${s.c}` }, svg);
         }
         if (s.faint) this.path(s.raw, s.c, "l raw", svg);
-        this.path(s.line, s.c, "l", svg);
+        this.path(s.line, s.c, s.thin ? "l thin" : "l", svg);
+        const bad = Array.from(s.raw.x).filter((_, i) => !Number.isFinite(s.raw.y[i]));
+        for (const x of bad.slice(0, 20)) draw("text", { x: X(x) - 4, y: T + 9, class: "bad" }, svg).textContent = "×";
       }
       this.over = draw("g", {}, svg);
       this.plot.replaceChildren(svg);
       if (this.cursor !== null) this.show(this.cursor);
     }
     path({ x, y }, colour, kind, svg) {
-      let d = "", pen = "M", bad = 0;
+      let d = "", pen = "M";
       for (let i = 0; i < x.length; i++) {
-        if (!Number.isFinite(y[i])) {
-          pen = "M";
-          if (bad++ < 20 && kind === "l") draw("text", { x: this.X(x[i]) - 4, y: this.T + 9, class: "bad" }, svg).textContent = "×";
-        } else { d += `${pen}${this.X(x[i]).toFixed(1)} ${this.inside(y[i]).toFixed(1)}`; pen = "L"; }
+        if (!Number.isFinite(y[i])) pen = "M";
+        else { d += `${pen}${this.X(x[i]).toFixed(1)} ${this.inside(y[i]).toFixed(1)}`; pen = "L"; }
       }
       draw("path", { d: d || "M0 0", class: kind, style: `stroke:${colour}` }, svg);
-      if (x.length <= 30 && kind === "l") {
+      if (x.length <= 30 && kind !== "l raw") {
         for (let i = 0; i < x.length; i++) {
           if (Number.isFinite(y[i])) draw("circle", { cx: this.X(x[i]), cy: this.inside(y[i]), r: 2.2, style: `fill:${colour}` }, svg);
         }
@@ -330,8 +330,10 @@
   }
 
   // --- layers and heads of attention ---
+  const peers = new Map(); // of the same text at several steps: what is chosen for one is chosen for all
   for (const table of document.querySelectorAll("table[data-attention]")) {
     const place = table.dataset.attention, { layers } = JSON.parse(document.getElementById(`attention-${place}`).textContent);
+    const finite = v => (typeof v === "number" ? v : NaN); // what is no number stands there as text
     const layer = make("select", { ariaLabel: "layer" }), head = make("select", { ariaLabel: "head" });
     layers.forEach((l, i) => layer.append(new Option(l.name, i)));
     layer.value = layers.length - 1;
@@ -345,14 +347,16 @@
       for (let t = 0; t < rows.length; t++) {
         const cells = rows[t].querySelectorAll("td");
         cells.forEach((cell, s) => {
-          const v = head.value === "mean" ? heads.reduce((sum, h) => sum + h[t][s], 0) / heads.length : heads[head.value][t][s];
+          const v = head.value === "mean" ? heads.reduce((sum, h) => sum + finite(h[t][s]), 0) / heads.length : finite(heads[head.value][t][s]);
           cell.style.setProperty("--v", v.toFixed(3)); cell.textContent = v.toFixed(2); cell.title = v.toFixed(4);
           cell.classList.toggle("strong", v > 0.7);
         });
       }
     };
-    layer.onchange = () => { fill(); show(); };
-    head.onchange = show;
+    const group = table.closest(".stepper") ?? table, others = peers.get(group) ?? peers.set(group, []).get(group);
+    const take = (l, h) => { layer.value = l; fill(); if ([...head.options].some(o => o.value === h)) head.value = h; show(); };
+    others.push(take);
+    layer.onchange = head.onchange = () => { const l = layer.value, h = head.value; others.forEach(t => t(l, h)); };
     fill();
     document.querySelector(`[data-about="${place}"]`).replaceChildren(make("div", { className: "slider" }, layer, head));
   }
