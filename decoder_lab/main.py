@@ -183,7 +183,7 @@ def main(argv: list[str]) -> int:
 
 
 def entry_point() -> None:
-    """Runs `main`; an error that the user can act on is printed without a traceback and ends with exit code 2.
+    """Runs `main`; an error that the user can act on is printed without a traceback and ends with its exit code, 2.
 
     With several processes all of them end when one does, with its exit code.
     """
@@ -191,9 +191,8 @@ def entry_point() -> None:
     try:
         code = main(sys.argv[1:])
     except UserError as error:
-        said = str(error)
+        said, code = str(error), error.exit_code
         print(f"error: {error}", file=sys.stderr)
-        code = 2
     except KeyboardInterrupt:
         print("interrupted; what was saved before stays", file=sys.stderr)
         code = 130

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Something in a config, a file, a flag or a checkpoint is not as it must be; the text says what, and what to do."""
 
+    exit_code = 2  # of a program that ends with it
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns ' Did you mean "x"?' for the nearest of the `known` names, or '' when none is near."""

@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from decoder_lab.core import runtime
 from decoder_lab.core.errors import UserError
 
 LOCK = "run.lock"
@@ -29,6 +30,12 @@ JOB_VARIABLE = "DECODER_LAB_JOB"  # "name#number": an attempt may take over from
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 ATTEMPTS = 5
 COUNT_WIDTH = 12
+
+
+class InUse(UserError):
+    """Another process works in the workdir."""
+
+    exit_code = runtime.EXIT_IN_USE
 
 
 class RunLock:
@@ -106,9 +113,8 @@ class RunLock:
 
     def _why_over(self, held: dict[str, Any]) -> str:
         """Returns why the holder is dead. Errors: UserError where it is alive."""
-        here = _here()
-        if all(held.get(name) == here[name] for name in ("host", "boot", "namespace")):
-            if _started(held["pid"]) == held.get("started"):
+        if _known_here(held):
+            if _alive(held):
                 raise self._in_use(held)
             return "that process is over"
         (name, _, attempt), (own, _, own_attempt) = ((text or "").partition("#") for text in (held.get("job"), self._about["job"]))
@@ -139,8 +145,8 @@ class RunLock:
         away.unlink()
         self._report(f"{self._path.parent}: took over the lock of {_named(held)}: {why}")
 
-    def _in_use(self, held: dict[str, Any]) -> UserError:
-        return UserError(
+    def _in_use(self, held: dict[str, Any]) -> InUse:
+        return InUse(
             f"{self._path.parent} is in use by {_named(held)}. Wait for it, stop it, or take another --workdir. "
             f"If you are sure that it is over: rm {self._path.absolute()}"
         )
@@ -164,6 +170,12 @@ class RunLock:
             os.pwrite(file, f"{self._count:0{COUNT_WIDTH}d}".encode(), 0)
         finally:
             os.close(file)
+
+
+def held_here(workdir: pathlib.Path) -> bool:
+    """Whether a living process of this machine holds a workdir's lock. Only looks; of another machine's process it knows nothing."""
+    held = _read(workdir / LOCK)
+    return held is not None and _known_here(held) and _alive(held)
 
 
 def job(environment: Mapping[str, str]) -> str | None:
@@ -194,6 +206,16 @@ def _here() -> dict[str, Any]:
         "namespace": os.readlink(namespace) if namespace.is_symlink() else None,
         "started": _started(os.getpid()),
     }
+
+
+def _known_here(held: dict[str, Any]) -> bool:
+    """Whether the system knows of a lock's holder: of this machine, since its last start."""
+    here = _here()
+    return all(held.get(name) == here[name] for name in ("host", "boot", "namespace"))
+
+
+def _alive(held: dict[str, Any]) -> bool:
+    return _started(held["pid"]) == held.get("started")
 
 
 def _started(pid: int) -> str | None:

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 EXIT_RESUMABLE = 75  # sysexits.h, EX_TEMPFAIL: stopped by a signal with everything saved; the same command goes on
+EXIT_IN_USE = 69  # EX_UNAVAILABLE: another process works in the workdir; the same command may go on later
 CACHE_VARIABLE = "DECODER_LAB_CACHE"
 HISTORY = "history.jsonl"
 ENDED = "ended.json"

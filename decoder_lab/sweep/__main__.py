@@ -1,6 +1,7 @@
 """python -m decoder_lab.sweep: does what the flags say (flags.py), with the runs of this folder."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from decoder_lab.core import runtime
 from decoder_lab.core.errors import UserError
 from decoder_lab.sweep import declaration, launchers, live, results, scheduler, search, slots
 from decoder_lab.sweep import flags as flags_lib
@@ -24,6 +26,26 @@ def main(argv: Sequence[str], command: Callable[[Folder, Record], list[str]] | N
     flags, common = flags_lib.parse(argv)
     folder = Folder(flags.workdir)
     saved = folder.settings() if folder.exists else {}
+    with _where_declared(flags, saved) if saved and flags_lib.says_nothing(flags, common) else contextlib.nullcontext():
+        return _main(flags, common, saved, command)
+
+
+def _where_declared(flags: argparse.Namespace, saved: dict) -> contextlib.AbstractContextManager:
+    """Goes to the directory in which a sweep was declared: its config, and often its data, are found from there."""
+    there = pathlib.Path(saved["directory"])
+    if there == pathlib.Path.cwd() or (not there.is_dir() and (flags.table or flags.list)):
+        return contextlib.nullcontext()
+    if not there.is_dir():
+        hint = "Make it available under that name, or say the sweep's flags again, --config=FILE and so on."
+        raise UserError(
+            f"{flags.workdir} was declared in {there}, from where its config is found, and there is no such directory here. {hint}"
+        )
+    flags.workdir, flags.figure = (path and pathlib.Path(os.path.abspath(path)) for path in (flags.workdir, flags.figure))
+    return contextlib.chdir(there)
+
+
+def _main(flags: argparse.Namespace, common: list[str], saved: dict, command: Any) -> int:
+    folder = Folder(flags.workdir)
     declared = flags_lib.declared(flags, common, saved, folder)
     if flags.table:
         objectives = flags_lib.objectives(flags, saved, None)
@@ -36,7 +58,10 @@ def main(argv: Sequence[str], command: Callable[[Folder, Record], list[str]] | N
         names = list(folder.records())
         objectives = flags_lib.objectives(flags, saved, None)
     else:
-        runs = declaration.runs(declared, declaration.arms(declared), folder.root, scheduler.begun(folder))
+        arms = declaration.arms(declared)
+        runs = declaration.runs(declared, arms, folder.root, scheduler.begun(folder))
+        if len(runs) < len(arms):
+            print(f"{len(arms)} arms are {len(runs)} different runs; equal ones are run once.")
         objectives = flags_lib.objectives(flags, saved, runs[0].config)
         if flags.list or flags.dry_run:
             return _shown(flags, folder, _as_records(runs, folder))
@@ -49,7 +74,7 @@ def main(argv: Sequence[str], command: Callable[[Folder, Record], list[str]] | N
     names = scheduler.chosen(names, flags.only)
     if flags.launcher != "local":
         return _launched(flags, folder, [records[name] for name in names])
-    places = slots.plan(flags.slots, slots.visible_gpus(os.environ), slots.cores(), os.environ, flags.gpus_per_run)
+    places = slots.here(flags.slots, flags.gpus_per_run)
     jobs = scheduler.Declared(folder, names, flags.retry)
     return _run(flags, folder, jobs, objectives, names, places, len(names), command)
 
@@ -72,11 +97,12 @@ def _searched(
         now = folder.settings() if folder.exists else {}
         if now and Declaration.of(now["declaration"]) != declared:
             raise UserError(f"{folder.root}: the study was begun with another declaration. Join it by --workdir alone, or take another.")
+        search.check_objectives(objectives, now.get("objectives"))
         settings = dataclasses.replace(settings, study=now["search"]["study"]) if now else settings
         _remember(folder, declared, objectives, settings)
     if flags.launcher != "local":
         return _launched_workers(flags, folder)
-    places = slots.plan(flags.slots, slots.visible_gpus(os.environ), slots.cores(), os.environ, flags.gpus_per_run)
+    places = slots.here(flags.slots, flags.gpus_per_run)
     jobs = search.Search(folder, declared, settings, objectives)
     code = _run(flags, folder, jobs, objectives, list(folder.records()), places, settings.trials, command)
     for line in jobs.summary():
@@ -93,12 +119,18 @@ def _run(flags, folder: Folder, jobs: Any, objectives: list[Objective], names: l
     finally:
         view.close()
     records = folder.records()
-    records = [records[name] for name in progress.names]
+    # another process may have declared a sweep smaller; a trial whose settings do not go together is never started
+    records = [record for name, record in records.items() if name in progress.names or record.trial is not None]
     if not flags.no_table:
-        _tables(folder, objectives, flags)
+        try:
+            _tables(folder, objectives, flags)
+        except (UserError, OSError) as error:  # what became of the runs is said in any case
+            print(f"error: {error}")
     for line in scheduler.failures(records):
         print(line)
     code = scheduler.exit_code(records)
+    if code == 0 and not jobs.finished():  # stopped by a signal between two runs
+        code = runtime.EXIT_RESUMABLE
     failed = sum(r.status == folders.FAILED for r in records)
     left = sum(r.status not in folders.ENDED for r in records) + (expected - len(records) if code else 0)
     if failed:
@@ -119,6 +151,8 @@ def _tables(folder: Folder, objectives: list[Objective], flags: argparse.Namespa
     found = results.rows(folder, objectives)
     paths = results.write(folder, found, objectives)
     print(results.markdown(found, objectives), end="")
+    for line in results.trouble(found):
+        print(line)
     print("tables: " + ", ".join(map(str, paths)))
     if flags.figure:
         from decoder_lab.sweep import figure
@@ -153,7 +187,7 @@ def _shown(flags: argparse.Namespace, folder: Folder, records: Sequence[Record])
     over = (folders.DONE, folders.PRUNED) if flags.retry else folders.ENDED
     todo = [record for record in records if record.status not in over]
     print(launchers.plain(folder, todo), end="")
-    places = slots.plan(flags.slots, slots.visible_gpus(os.environ), slots.cores(), os.environ, flags.gpus_per_run)
+    places = slots.here(flags.slots, flags.gpus_per_run)
     print(f"{len(todo)} of {len(records)} runs to do, in {len(places)} slots: " + "; ".join(place.has for place in places))
     return 0
 
@@ -180,32 +214,32 @@ def _launched(flags: argparse.Namespace, folder: Folder, records: Sequence[Recor
         print("nothing is left to run.")
         return 0
     more = ["--retry"] if flags.retry else []
-    (folder.root / launchers.COMMANDS).write_text(launchers.commands(folder, [[f"--only={record.name}", *more] for record in todo]))
-    return _submit(flags, folder, len(todo), flags.slots)
+    return _submit(flags, folder, [[f"--only={record.name}", *more] for record in todo], flags.slots)
 
 
 def _launched_workers(flags: argparse.Namespace, folder: Folder) -> int:
     """As `_launched`, for a search: each task is a worker that joins the study."""
-    count = max(flags.slots, 1)
-    lines = launchers.commands(folder, [[] for _ in range(count)])
+    tasks: list[list[str]] = [[] for _ in range(max(flags.slots, 1))]
     if flags.launcher == "print":
-        print(lines, end="")
+        print(launchers.commands(folder, tasks), end="")
         return 0
-    (folder.root / launchers.COMMANDS).write_text(lines)
-    return _submit(flags, folder, count, 0)
+    return _submit(flags, folder, tasks, 0)
 
 
-def _submit(flags: argparse.Namespace, folder: Folder, count: int, at_once: int) -> int:
-    here = pathlib.Path.cwd()
+def _submit(flags: argparse.Namespace, folder: Folder, tasks: list[list[str]], at_once: int) -> int:
+    here, count = pathlib.Path.cwd(), len(tasks)
     (folder.root / "logs").mkdir(exist_ok=True)
     if flags.launcher == "kubernetes":
+        launchers.check_kubernetes(folder, flags.image, flags.claim, flags.mount, here)
         path = folder.root / "job.yaml"
+        commands = launchers.written(folder, launchers.commands(folder, tasks, "python"))
         wanted = (flags.image, flags.claim, flags.mount, flags.gpus_per_run)
-        path.write_text(launchers.kubernetes(folder, count, at_once, *wanted, here))
+        path.write_text(launchers.kubernetes(folder, commands, count, at_once, *wanted, here))
         print(f"written: {path}, a job of {count} pods. Start it: kubectl apply -f {path}")
         return 0
     path = folder.root / "array.sbatch"
-    path.write_text(launchers.slurm(folder, count, at_once, flags.sbatch, here))
+    commands = launchers.written(folder, launchers.commands(folder, tasks))
+    path.write_text(launchers.slurm(folder, commands, count, at_once, flags.sbatch, here))
     if shutil.which("sbatch") is None:
         raise UserError(f"--launcher=slurm: there is no sbatch here; {path} is written, submit it where there is one.")
     done = subprocess.run(["sbatch", str(path)], capture_output=True, text=True)

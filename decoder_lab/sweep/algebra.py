@@ -16,6 +16,7 @@ function of (seed, number of the draw, key) only, so that more draws or another 
 import dataclasses
 import hashlib
 import itertools
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ from decoder_lab.core import durations
 from decoder_lab.core.errors import UserError
 
 Arm = dict[str, Any]
-DIGITS = 4  # of a drawn float: a run's name shows all of them
+DIGITS = 4  # significant ones of a drawn float; more where low and high have their first ones in common
 NAME, FROM = "@name", "@from"
 
 
@@ -44,7 +45,8 @@ class Distribution:
             value = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
         else:
             value = self.low + share * (self.high - self.low)
-        return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+        common = math.ceil(math.log10(max(abs(self.low), abs(self.high)))) - math.ceil(math.log10(self.high - self.low))
+        return min(max(float(f"{value:.{DIGITS + max(common, 0)}g}"), self.low), self.high)
 
     def ends(self) -> tuple:
         """The least and the greatest value."""
@@ -156,6 +158,12 @@ def draw(arms: Iterable[Arm], num: int, seed: int = 0) -> list[Arm]:
 def is_open(arm: Arm) -> bool:
     """Whether a value of the arm is still a distribution."""
     return any(isinstance(value, Distribution | Choice) for value in arm.values())
+
+
+def own_seed(arm: Arm) -> int:
+    """Returns a seed that no other arm has, a function of the arm's settings only: arms that come later change none of those before."""
+    digest = hashlib.sha256(json.dumps(arm, sort_keys=True, default=repr).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
 
 
 def _drawn(arm: Arm, number: int, seed: int) -> Arm:

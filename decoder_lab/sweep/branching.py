@@ -10,12 +10,14 @@ import shutil
 from typing import Any
 
 from decoder_lab.core.errors import UserError
+from decoder_lab.sweep import folder as folders
 from decoder_lab.sweep.following import Following
 
 # of the run it comes from; what a run draws or locks is its own
-FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "task.json", "tokenizer", "source_tokenizer")
+FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "details.jsonl", "task.json", "tokenizer", "source_tokenizer")
 PATTERNS = ("reference-*.npz",)
 RATE = "train/lr"
+MOST_CHARACTERS = 300  # of the system's words on what could not be copied
 FALLEN = 0.999  # a learning rate below this share of its peak is not that of the stable phase
 
 
@@ -34,7 +36,8 @@ def ready(source: str) -> bool:
 def prepare(source: str, workdir: pathlib.Path, schedule: str = "") -> None:
     """Makes the workdir that goes on from the checkpoint "FOLDER@STEP"; one that is there stays as it is.
 
-    Errors: UserError where there is no such checkpoint, or where a cooldown would begin after the learning rate has begun to fall.
+    Errors: UserError where there is no such checkpoint, or it cannot be copied, or where a cooldown would begin after the learning rate
+    has begun to fall.
     """
     if workdir.exists():
         return
@@ -45,13 +48,24 @@ def prepare(source: str, workdir: pathlib.Path, schedule: str = "") -> None:
         _refuse_fallen(folder, step)
     temporary = workdir.with_name(f".{workdir.name}.preparing")
     shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(folder / "checkpoints" / str(step), temporary / "checkpoints" / str(step))
+    try:
+        _copy(folder, step, temporary)
+        if not ready(source):  # it was deleted meanwhile, and the copy may lack something
+            raise FileNotFoundError
+        temporary.rename(workdir)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        text = missing(source) if not ready(source) else f"{workdir} cannot be made of {source}: {str(error)[:MOST_CHARACTERS]}"
+        raise UserError(text) from error
+
+
+def _copy(folder: pathlib.Path, step: int, to: pathlib.Path) -> None:
+    shutil.copytree(folder / "checkpoints" / str(step), to / "checkpoints" / str(step))
     found = [folder / name for name in FILES] + [path for pattern in PATTERNS for path in folder.glob(pattern)]
     for path in filter(pathlib.Path.exists, found):
         copy = shutil.copytree if path.is_dir() else shutil.copy2
-        copy(path, temporary / path.name)
-    (temporary / "branched_from.json").write_text(json.dumps({"run": str(folder), "step": step}) + "\n")
-    temporary.rename(workdir)
+        copy(path, to / path.name)
+    (to / "branched_from.json").write_text(json.dumps({"run": str(folder), "step": step}) + "\n")
 
 
 def missing(source: str) -> str:
@@ -65,7 +79,7 @@ def missing(source: str) -> str:
 
 
 def _refuse_fallen(folder: pathlib.Path, step: int) -> None:
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    config: dict[str, Any] = folders.read(folder / "config.json")
     rates = Following(folder / "metrics.jsonl", [RATE]).read().values[RATE]
     before = [s for s in rates if s <= step]
     if before and rates[max(before)] < FALLEN * config["lr"] and rates[max(before)] < max(rates[s] for s in before):

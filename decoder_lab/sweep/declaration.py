@@ -20,6 +20,7 @@ from decoder_lab.sweep.algebra import FROM, NAME, Arm, Choice, Distribution
 DISTRIBUTIONS = {f.__name__: f for f in (algebra.uniform, algebra.loguniform, algebra.integers, algebra.choice)}
 DEFAULT_DRAWS = 10
 MOST_NAMED = 3  # runs that a problem names
+TRUNK_MAY_DIFFER = (NAME, FROM, "total_steps", "schedule.kw.decay")  # what a branch sets itself says nothing of where it comes from
 # what a run that goes on from another's checkpoint may have otherwise
 BRANCH_MAY_CHANGE = ("total_steps", "total_epochs", "schedule.", "lr", "batch_size", "accumulate", "evaluators.", "checkpoint.", "log.")
 
@@ -65,7 +66,7 @@ class Run:
     arm: Arm
     spec: str
     overrides: tuple[str, ...]
-    source: str  # "FOLDER@STEP" of the run whose checkpoint it goes on from, or ""
+    source: str  # the run whose checkpoint it goes on from: "NAME@STEP" of the same sweep, "/FOLDER@STEP" of another, or ""
     config: Any
 
     @property
@@ -108,7 +109,7 @@ def arms(declared: Declaration) -> list[Arm]:
         raise UserError("--num: nothing is drawn: give a distribution, such as --random 'lr=loguniform(1e-5,1e-2)'.")
     if declared.seeds:
         found = algebra.product([{k: v for k, v in arm.items() if k != "seed"} for arm in found], algebra.seeds(declared.seeds))
-    return [{**arm, "seed": i} for i, arm in enumerate(_distinct(found))] if declared.own_seeds else found
+    return [{**arm, "seed": algebra.own_seed(arm)} for arm in _distinct(found)] if declared.own_seeds else found
 
 
 def from_file(spec: str) -> list[Arm]:
@@ -179,33 +180,53 @@ def _other_name(run: Run) -> Run:
 
 
 def single(declared: Declaration, arm: Arm, name: str, folder: pathlib.Path) -> Run:
-    """Returns one checked run under a given name, made safe for a folder. Errors: UserError with its problems."""
-    return _run(declared, arm, naming.safe(name)[: naming.LONGEST], _Sources([], [], folder))
+    """Returns one checked run under a given name, safe for a folder. Errors: UserError with its problems."""
+    return _run(declared, arm, name, _Sources([], [], folder))
 
 
 class _Sources:
-    """Which run an arm's "@from" means: an arm of the sweep by its "@name" (the one with the same seed), or a folder."""
+    """Which run an arm's "@from" means: an arm of the sweep by its "@name", or a folder.
+
+    Of several arms of one "@name", such as those of a product with a grid or with seeds, it is the one that agrees with the branch in the
+    settings by which they differ.
+    """
 
     def __init__(self, found: Sequence[Arm], called: Sequence[str], folder: pathlib.Path):
         self.pairs, self.folder = list(zip(found, called, strict=True)), folder
         self.runs: dict[str, Run] = {}  # of the arms before, by what they were called here
 
     def of(self, arm: Arm) -> tuple[str, Any]:
-        """Returns ("FOLDER@STEP", config of the run in that folder)."""
+        """Returns (what `Run.source` says, config of the run that it means)."""
         where, at, step = str(arm[FROM]).rpartition("@")
         if not at or not step.isdecimal():
             raise UserError(f'{FROM}: got "{arm[FROM]}", expected the name of an arm or a run\'s folder, "@", and a step.')
-        same = [name for other, name in self.pairs if other.get(NAME) == where and other.get("seed") == arm.get("seed")]
-        if same and same[0] not in self.runs:
-            raise UserError(f"{FROM}: {same[0]} must come before the arms that go on from it, and be right itself.")
-        if same:
-            run = self.runs[same[0]]
-            return f"{self.folder / 'runs' / run.name}@{step}", run.config
-        saved = pathlib.Path(where) / "config.json"
+        if named := [(other, name) for other, name in self.pairs if other.get(NAME) == where]:
+            name = self._trunk(arm, where, named)
+            if name not in self.runs:
+                raise UserError(f"{FROM}: {name} must come before the arms that go on from it, and be right itself.")
+            return f"{self.runs[name].name}@{step}", self.runs[name].config
+        saved = pathlib.Path(where).absolute() / "config.json"
         if not saved.is_file():
             known = [str(other[NAME]) for other, _ in self.pairs if NAME in other]
             raise UserError(f'{FROM}: "{where}" is neither an arm\'s "@name" nor the folder of a run.{nearest(where, known)}')
-        return f"{where}@{step}", config_lib.from_json(saved.read_text())
+        ours = saved.parent.parent.resolve() == (self.folder / "runs").resolve()
+        return f"{saved.parent.name if ours else saved.parent}@{step}", config_lib.from_json(saved.read_text())
+
+    def _trunk(self, arm: Arm, where: str, named: Sequence[tuple[Arm, str]]) -> str:
+        """Returns what the one arm is called, of those named so, that a branch goes on from. Errors: UserError for none or several."""
+        keys = [key for key in naming.differing([other for other, _ in named]) if key not in TRUNK_MAY_DIFFER]
+        fit = [(other, name) for other, name in named if all(other.get(key) == arm[key] for key in keys if key in arm)]
+        if len(_distinct(other for other, _ in fit)) == 1:
+            return fit[0][1]
+        several = ", ".join(name for _, name in named[:MOST_NAMED]) + (", ..." if len(named) > MOST_NAMED else "")
+        lacking = ", ".join(key for key in keys if key not in arm)
+        if not fit:
+            what = f"none of them has {', '.join(f'{key}={naming.short(arm[key])}' for key in keys if key in arm)}, as what goes on from it"
+        elif lacking:
+            what = f"say {lacking} of what goes on from it too, as a product with the same grid does"
+        else:
+            what = "they differ only by what a branch sets itself: give each a name of its own"
+        raise UserError(f'{FROM}: "{where}" is {len(named)} arms ({several}): {what}.')
 
 
 def _run(declared: Declaration, arm: Arm, name: str, sources: _Sources) -> Run:

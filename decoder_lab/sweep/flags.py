@@ -19,6 +19,7 @@ from decoder_lab.sweep.folder import Folder
 from decoder_lab.sweep.following import Objective
 
 TELLS = ("grid", "zip", "random", "num", "draw_seed", "seeds", "own_seeds", "branch", "at", "decay", "config", "search")
+PICTURES = (".png", ".svg", ".pdf")
 HINT = "Settings of all runs are written --config.<name>=<value>."
 
 
@@ -98,6 +99,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         raise UserError(f"--config.{wrong[0]}: expected --config.{wrong[0]}=value.")
     if flags.launcher not in launchers.NAMES:
         raise UserError(unknown("--launcher", flags.launcher, launchers.NAMES))
+    if flags.figure and flags.figure.suffix.lower() not in PICTURES:
+        raise UserError(f"--figure: got {flags.figure}, expected a name that ends in {', '.join(PICTURES)}.")
     if flags.workdir is None:
         raise UserError("--workdir: say where the sweep shall live, such as --workdir=sweeps/first.")
     return flags, common

@@ -4,7 +4,9 @@
     records/NAME.json     a run: its arm, its command, what became of it; written whole or not at all
     runs/NAME/            the run, an ordinary workdir
     logs/NAME.log         what it printed
-    claims/NAME.lock      locked by the process that has the run in hand; the system frees it when that process ends, even by kill -9
+    claims/NAME.lock      locked by the process that has the run in hand; the system frees it when that process ends, even by kill -9;
+                          .device-NAME.lock of a GPU, too
+    commands-DIGEST.txt   of each submission to other machines: what its tasks start
     table.csv, .md, .html, runs.csv
 
 Any number of sweep processes may work in one folder, on several machines too where they share it and its locks (`flock`).
@@ -17,10 +19,10 @@ import json
 import os
 import pathlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from decoder_lab.core import lock, runtime
+from decoder_lab.core import runtime
 from decoder_lab.core.errors import UserError
 
 WAITING, RUNNING, DONE, FAILED, STOPPED, PRUNED = "waiting", "running", "done", "failed", "stopped", "pruned"
@@ -35,6 +37,7 @@ class Record:
       number: runs start in this order.
       identity: of its config; see declaration.Run.
       total_steps: of the config; None where it is in epochs.
+      source: the run that it goes on from, "NAME@STEP" of the same sweep or "/FOLDER@STEP" of another; see `Folder.source`.
       status: one of the names above; "running" of a run that nobody has in hand means that it was interrupted.
       reason: the last lines that a failed run printed.
       seconds, attempts: of all its processes together.
@@ -67,6 +70,11 @@ class Folder:
     def workdir(self, name: str) -> pathlib.Path:
         return self.root / "runs" / name
 
+    def source(self, record: Record) -> str:
+        """Returns "FOLDER@STEP" of the run that a run goes on from; "" where it begins by itself."""
+        name, at, step = record.source.rpartition("@")
+        return record.source if "/" in name or not at else f"{self.workdir(name)}@{step}"
+
     def log(self, name: str) -> pathlib.Path:
         return self.root / "logs" / f"{name}.log"
 
@@ -79,7 +87,7 @@ class Folder:
         """Returns what `remember` wrote. Errors: UserError where there is no sweep."""
         if not self.exists:
             raise UserError(f"{self.root} holds no sweep (there is no sweep.json in it): say --config=FILE to begin one.")
-        return json.loads((self.root / "sweep.json").read_text())
+        return read(self.root / "sweep.json")
 
     def remember(self, settings: dict[str, Any]) -> None:
         """Writes down what was declared."""
@@ -104,15 +112,35 @@ class Folder:
         write(self.root / "records" / f"{record.name}.json", dataclasses.asdict(record))
 
     def _read(self, path: pathlib.Path) -> Record:
-        plain = json.loads(path.read_text())
-        record = Record(**{**plain, "overrides": tuple(plain["overrides"]), "reason": tuple(plain["reason"])})
+        plain = read(path)
+        try:
+            record = Record(**{**plain, "overrides": tuple(plain["overrides"]), "reason": tuple(plain["reason"])})
+        except (TypeError, KeyError) as error:
+            raise UserError(
+                f"{path}: {error}: it is of another version of the lab. Go on with that one, or take another --workdir."
+            ) from None
         if record.status not in ENDED and finished(self.workdir(record.name)):
             return dataclasses.replace(record, status=DONE, exit_code=0)
         return record
 
     def claim(self, name: str) -> "Claim | None":
         """Takes a run in hand, or returns None where another process has it."""
-        path = self.root / "claims" / f"{name}.lock"
+        return self._claim(f"{name}.lock")
+
+    def claim_devices(self, devices: Sequence[str]) -> "list[Claim] | None":
+        """Takes all of the devices, by what they are called on every machine, or returns None where another process has one."""
+        taken: list[Claim] = []
+        for device in devices:
+            claim = self._claim(f".device-{device.replace('/', '-')}.lock")
+            if claim is None:
+                for other in taken:
+                    other.release()
+                return None
+            taken.append(claim)
+        return taken
+
+    def _claim(self, name: str) -> "Claim | None":
+        path = self.root / "claims" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         if not self._locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
@@ -149,41 +177,41 @@ class Folder:
 
 
 class Claim:
-    """A run in hand; freed by `release`, and by the end of this process."""
+    """A run in hand, or a device; freed by `release`, and by the end of this process and of those that it gave `file` to."""
 
     def __init__(self, file: int):
-        self._file = file
+        self.file = file
 
     def release(self) -> None:
-        os.close(self._file)
+        os.close(self.file)
 
 
 def finished(workdir: pathlib.Path) -> bool:
     """Whether the run in a workdir says itself that it came to its end."""
     path = workdir / runtime.ENDED
-    return path.is_file() and json.loads(path.read_text())["exit_code"] == 0
-
-
-def in_use(workdir: pathlib.Path, host: str) -> bool:
-    """Whether a process of this machine works in a run's workdir, such as one whose sweep was killed and which is still saving.
-
-    `host` is where it was begun. What runs on another machine is told from what died there by the run itself (core/lock.py).
-    """
-    if host != socket.gethostname() or not (workdir / lock.LOCK).exists():
-        return False
     try:
-        with lock.RunLock(workdir, report=lambda line: None):
-            return False
-    except UserError:
-        return True
+        return path.is_file() and read(path)["exit_code"] == 0
+    except (UserError, TypeError, KeyError):  # the power failed while it was written: the run goes on, and says it again
+        return False
+
+
+def read(path: pathlib.Path) -> Any:
+    """Returns what a JSON file holds. Errors: UserError where it cannot be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}. Put it right, or take it away.") from error
 
 
 def write(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON at one moment: whoever reads, or a kill, finds the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as f:
-        f.write(json.dumps(value, indent=1, default=repr) + "\n")
-        f.flush()
-        os.fsync(f.fileno())
-    temporary.replace(path)
+    """Writes JSON, or a text as it is, at one moment: whoever reads, or a kill, finds the old file or the new one."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
+        with open(temporary, "w", encoding="utf-8") as f:
+            f.write(value if isinstance(value, str) else json.dumps(value, indent=1, default=repr) + "\n")
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error

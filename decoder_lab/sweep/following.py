@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
@@ -41,6 +42,7 @@ class Following:
     Attributes:
       step: of the last line.
       values: {name: {step: value}} of the names asked for.
+      unreadable: "FILE, line 3" of the first line that is none, such as after a power failure; "" where there is none.
     """
 
     def __init__(self, path: pathlib.Path, names: Iterable[str]):
@@ -48,14 +50,14 @@ class Following:
         self._forget()
 
     def _forget(self) -> None:
-        self._offset, self._inode, self.step = 0, None, 0
+        self._offset, self._inode, self._lines, self.step, self.unreadable = 0, None, 0, 0, ""
         self.values: dict[str, dict[int, float]] = {name: {} for name in self.names}
 
     def read(self) -> "Following":
         """Takes in what is new; a last line that is only half written waits for the next call."""
         try:
             with open(self.path, "rb") as f:
-                status = self.path.stat()
+                status = os.fstat(f.fileno())
                 if status.st_ino != self._inode or status.st_size < self._offset:  # a resumed run's file is another one
                     self._forget()
                     self._inode = status.st_ino
@@ -65,16 +67,21 @@ class Following:
             return self
         whole = new[: new.rfind(b"\n") + 1]
         self._offset += len(whole)
-        for line in whole.splitlines():
-            self._take(json.loads(line))
+        for line in whole.split(b"\n")[:-1]:
+            self._lines += 1
+            try:
+                self._take(json.loads(line))
+            except (ValueError, TypeError, KeyError):
+                self.unreadable = self.unreadable or f"{self.path}, line {self._lines}"
         return self
 
     def _take(self, row: dict) -> None:
-        self.step = max(self.step, int(row["step"]))
+        step = int(row["step"])
         for name in self.names:
             if name in row:
                 value = row[name]
-                self.values[name][int(row["step"])] = NOT_FINITE.get(value, math.nan) if isinstance(value, str) else float(value)
+                self.values[name][step] = NOT_FINITE.get(value, math.nan) if isinstance(value, str) else float(value)
+        self.step = max(self.step, step)
 
     def series(self, name: str) -> list[float]:
         """Returns one number's values by step."""

@@ -11,19 +11,21 @@ from decoder_lab.sweep.algebra import FROM, NAME, Arm
 
 LONGEST = 100
 DIGEST = 6
+DIGITS, EXACT = 4, 17  # significant ones that a float is shown with, and that tell any two apart
 
 
 def names(arms: Sequence[Arm], taken: Iterable[str] = ()) -> list[str]:
     """Returns one name for each arm, all different and none of the `taken` ones (upper and lower case counts as the same)."""
     keys = [key for key in differing(arms) if key != NAME]
     short = labels(keys)
-    plain = [_name(arm, [] if NAME in arm else keys, short) for arm in arms]
+    exact = {key: digits(arm.get(key) for arm in arms) for key in keys}
+    plain = [_name(arm, [] if NAME in arm else keys, short, exact) for arm in arms]
     counts = Counter(plain)  # several arms of one "@name", such as its seeds
     found: list[str] = []
     used = {name.lower() for name in taken}
     for arm, name in zip(arms, plain, strict=True):
         if NAME in arm and counts[name] > 1:
-            name = _name(arm, differing([a for a in arms if a.get(NAME) == arm[NAME]]), short)
+            name = _name(arm, differing([a for a in arms if a.get(NAME) == arm[NAME]]), short, exact)
         if len(name) > LONGEST or name.lower() in used:
             name = f"{name[: LONGEST - DIGEST - 1]}-{_digest(arm)}"
         used.add(name.lower())
@@ -50,12 +52,18 @@ def labels(keys: Sequence[str]) -> dict[str, str]:
     return {key: label if again[label] == 1 else key for key, label in found.items()}
 
 
-def short(value: Any) -> str:
+def digits(values: Iterable[Any]) -> int:
+    """Returns how many significant digits tell the floats among the values apart; 4 at least."""
+    floats = {value for value in values if isinstance(value, float)}
+    return next((n for n in range(DIGITS, EXACT) if len({f"{x:.{n}g}" for x in floats}) == len(floats)), EXACT)
+
+
+def short(value: Any, digits: int = DIGITS) -> str:
     """Returns a value as it stands in names and tables: 0.0001, 1e-5, 64, cosine."""
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     if isinstance(value, float):
-        return re.sub(r"e([+-])0+(?=\d)", r"e\1", f"{value:.4g}").replace("e+", "e")
+        return re.sub(r"e([+-])0+(?=\d)", r"e\1", f"{value:.{digits}g}").replace("e+", "e")
     if isinstance(value, dict):
         return str(value["name"]) if "name" in value else json.dumps(value, default=repr)
     if isinstance(value, list | tuple):
@@ -63,12 +71,12 @@ def short(value: Any) -> str:
     return str(value)
 
 
-def _name(arm: Arm, keys: Iterable[str], short_keys: dict[str, str]) -> str:
+def _name(arm: Arm, keys: Iterable[str], short_keys: dict[str, str], exact: dict[str, int]) -> str:
     parts = [] if NAME not in arm else [safe(str(arm[NAME]))]
     for key in keys:
         if key in arm and key != NAME:
             value = arm[key].rpartition("/")[2] if key == FROM else arm[key]
-            parts.append(f"{safe(short_keys.get(key, key))}={safe(short(value))}")
+            parts.append(f"{safe(short_keys.get(key, key))}={safe(short(value, exact.get(key, DIGITS)))}")
     return "_".join(parts) or "run"
 
 

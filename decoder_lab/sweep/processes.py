@@ -40,10 +40,11 @@ class Process:
     """A running run.
 
     Its output goes to a log. It is no part of this terminal's group: Ctrl-C reaches the sweep only, which passes it on. Where this process
-    is killed, the system sends the run a SIGTERM (on Linux), so that it saves and ends.
+    is killed, the system sends the run a SIGTERM (on Linux), so that it saves and ends. `keep` are open files that it inherits: what they
+    lock stays locked until both processes are over.
     """
 
-    def __init__(self, arguments: Sequence[str], log: pathlib.Path, environment: Mapping[str, str]):
+    def __init__(self, arguments: Sequence[str], log: pathlib.Path, environment: Mapping[str, str], keep: Sequence[int] = ()):
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log, self.began, self.asked_to_stop = log, time.monotonic(), False
         with open(log, "ab") as out:
@@ -56,6 +57,7 @@ class Process:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environment},
                 start_new_session=True,
+                pass_fds=tuple(keep),
             )
 
     def poll(self) -> int | None:
@@ -79,10 +81,13 @@ def _ended_with_us() -> list[str]:
 
 
 def outcome(code: int, asked_to_stop: bool) -> str:
-    """Returns what an exit code means: done, failed, or stopped (and to be gone on with)."""
+    """Returns what an exit code means: done, failed, or stopped (and to be gone on with).
+
+    SIGTERM ends a run that is too young to save: whoever sent it, such as SLURM to all processes at once, wants it to go on later.
+    """
     if code == 0:
         return folders.DONE
-    if code == runtime.EXIT_RESUMABLE or (asked_to_stop and code in (-signal.SIGTERM, -signal.SIGKILL)):
+    if code in (runtime.EXIT_RESUMABLE, runtime.EXIT_IN_USE, -signal.SIGTERM) or (asked_to_stop and code == -signal.SIGKILL):
         return folders.STOPPED
     return folders.FAILED
 

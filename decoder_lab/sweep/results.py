@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,8 @@ from decoder_lab.sweep.folder import Folder, Record
 from decoder_lab.sweep.following import Following, Objective
 
 SEED = "seed"
+UNREADABLE = "unreadable"  # instead of the status of a run whose numbers cannot be read
+SEED_IN_NAME = re.compile(r"_seed=\d+|(?<=/)seed=\d+")
 NAMES = ("table.csv", "table.md", "table.html", "runs.csv")
 
 
@@ -48,13 +51,11 @@ class Row:
         return math.nan if any(math.isnan(x) for x in found) else statistics.stdev(found)
 
     def _done(self, i: int) -> list[float]:
-        return [
-            v[i] for v, r in zip(self.values, self.records, strict=True) if v[i] is not None and r.status in (folders.DONE, folders.PRUNED)
-        ]
+        return [v[i] for v, r in zip(self.values, self.records, strict=True) if v[i] is not None and r.status == folders.DONE]
 
     def runs(self) -> str:
         """How many runs are done, and of how many where others are not."""
-        done = sum(r.status in (folders.DONE, folders.PRUNED) for r in self.records)
+        done = sum(r.status == folders.DONE for r in self.records)
         others = sorted({r.status for r in self.records} - {folders.DONE})
         return str(done) if not others else f"{done} of {len(self.records)} ({', '.join(others)})"
 
@@ -67,36 +68,56 @@ def rows(folder: Folder, objectives: Sequence[Objective], names: Sequence[str] |
     """Returns the arms of a folder's runs (of those named), the best first by the first objective; arms without a result last."""
     records = [r for name, r in folder.records().items() if names is None or name in names]
     keys = [k for k in naming.differing([r.arm for r in records]) if k != SEED]
-    if all(NAME in r.arm for r in records if FROM in r.arm):  # its name says it
-        keys = sorted((k for k in keys if k != FROM), key=lambda k: k != NAME)
-    labels = naming.labels(keys)
     groups: dict[str, list[Record]] = {}
     for record in records:
-        arm = {k: v for k, v in record.arm.items() if k not in (SEED, FROM)}
+        arm = {**record.arm, FROM: trunk(record)}
+        arm.pop(SEED, None)
         groups.setdefault(json.dumps(arm, sort_keys=True, default=repr), []).append(record)
+    trunks: dict[str | None, set[str]] = {}
+    for record in (record for record in records if FROM in record.arm):
+        trunks.setdefault(record.arm.get(NAME), set()).add(trunk(record))
+    if None not in trunks and all(len(several) == 1 for several in trunks.values()):  # its name says where it comes from
+        keys = sorted((k for k in keys if k != FROM), key=lambda k: k != NAME)
+    labels = naming.labels(keys)
     found = []
     for group in groups.values():
         group = sorted(group, key=lambda r: r.arm.get(SEED, 0))
         settings = {labels[k]: value for k in keys if (value := _setting(folder, group[0], k)) is not None}
-        found.append(Row(settings, tuple(group), tuple(values(folder, record, objectives) for record in group)))
+        read = [_read(folder, record, objectives) for record in group]
+        found.append(Row(settings, tuple(record for record, _ in read), tuple(values for _, values in read)))
     return sorted(found, key=lambda row: (*objectives[0].order(row.mean(0)), row.records[0].number))
+
+
+def trunk(record: Record) -> str:
+    """Returns which run, whatever its seed, and which step a run goes on from, as declared; "" where it begins by itself."""
+    return SEED_IN_NAME.sub("", str(record.arm.get(FROM, "")))
+
+
+def trouble(found: Sequence[Row]) -> list[str]:
+    """Returns a line for each run whose numbers cannot be read."""
+    return [f"{r.name}: {r.reason[0]}" for row in found for r in row.records if r.status == UNREADABLE]
+
+
+def _read(folder: Folder, record: Record, objectives: Sequence[Objective]) -> tuple[Record, tuple[float | None, ...]]:
+    """Returns (record, each objective as far as the run got); of a damaged file no number is believed."""
+    following = Following(folder.workdir(record.name) / "metrics.jsonl", [o.name for o in objectives]).read()
+    if following.unreadable:
+        record = dataclasses.replace(record, status=UNREADABLE, reason=(f"{following.unreadable} cannot be read",))
+        return record, (None,) * len(objectives)
+    return record, tuple(o.of(following.series(o.name)) for o in objectives)
 
 
 def _setting(folder: Folder, record: Record, key: str) -> Any:
     """Returns an arm's value of a setting; where the arm does not say, what its config has. None where there is none."""
     saved = folder.workdir(record.name) / "config.json"
+    if key == FROM:
+        return trunk(record) or None
     if key in record.arm or key[0] in ":@" or not saved.is_file():
         return record.arm.get(key)
-    node = json.loads(saved.read_text())
+    node = folders.read(saved)
     for part in key.split("."):
         node = node.get(part) if isinstance(node, dict) else None
     return node
-
-
-def values(folder: Folder, record: Record, objectives: Sequence[Objective]) -> tuple[float | None, ...]:
-    """Returns each objective of one run, as far as it got."""
-    following = Following(folder.workdir(record.name) / "metrics.jsonl", [o.name for o in objectives]).read()
-    return tuple(o.of(following.series(o.name)) for o in objectives)
 
 
 def columns(found: Sequence[Row]) -> list[str]:
@@ -109,7 +130,7 @@ def markdown(found: Sequence[Row], objectives: Sequence[Objective]) -> str:
     titles = [*columns(found), *(title(o) for o in objectives), "runs", "seconds"]
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     for row in found:
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(row, found, objectives)) + " |")
+        lines.append("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in _cells(row, found, objectives)) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -119,7 +140,8 @@ def title(objective: Objective) -> str:
 
 
 def _cells(row: Row, found: Sequence[Row], objectives: Sequence[Objective]) -> list[str]:
-    settings = [naming.short(row.settings[c]) if c in row.settings else "" for c in columns(found)]
+    exact = {c: naming.digits(other.settings.get(c) for other in found) for c in columns(found)}
+    settings = [naming.short(row.settings[c], exact[c]) if c in row.settings else "" for c in columns(found)]
     numbers = []
     for i in range(len(objectives)):
         mean, spread = row.mean(i), row.spread(i)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from decoder_lab.core import config as config_lib
-from decoder_lab.core import runtime
+from decoder_lab.core import lock, runtime
 from decoder_lab.core.errors import UserError, nearest
 from decoder_lab.sweep import branching, declaration, processes
 from decoder_lab.sweep import folder as folders
@@ -49,6 +49,7 @@ class Active:
     claim: Claim
     process: Any
     slot: Slot
+    devices: Sequence[Claim]
     given_up: bool = False
 
 
@@ -71,7 +72,7 @@ class Declared:
                 self.left.remove(name)
             elif not self._comes(record):
                 self.left.remove(name)
-            elif not folders.in_use(self.folder.workdir(name), record.host) and self._ready(record):
+            elif not lock.held_here(self.folder.workdir(name)) and self._ready(record):
                 self.left.remove(name)
                 self._retry.discard(name)
                 return record, claim
@@ -99,9 +100,10 @@ class Declared:
 
 def awaited(folder: Folder, record: Record) -> Record | None:
     """Returns the run of the same folder whose checkpoint a run waits for, None where it waits for none."""
-    if not record.source or folder.workdir(record.name).exists() or branching.ready(record.source):
+    source = folder.source(record)
+    if not source or folder.workdir(record.name).exists() or branching.ready(source):
         return None
-    parent = branching.parts(record.source)[0]
+    parent = branching.parts(source)[0]
     return folder.record(parent.name) if parent.parent == folder.root / "runs" else None
 
 
@@ -113,7 +115,7 @@ def begun(folder: Folder) -> dict[str, str]:
         if record.status != folders.WAITING and saved.is_file() and not record.source:  # a branch has that of its source for a while
             try:
                 found[declaration.identity(config_lib.from_json(saved.read_text()), record.source)] = name
-            except UserError:  # it has settings that the lab no longer knows
+            except (UserError, ValueError):  # it has settings that the lab no longer knows, or cannot be read
                 found[record.identity] = name
         elif record.status != folders.WAITING:
             found[record.identity] = name
@@ -131,18 +133,40 @@ def declare(folder: Folder, runs: Sequence[Run]) -> list[str]:
             raise UserError("\n".join([f"{folder.root}: runs in it were begun with another config:", *wrong, "Take another --workdir."]))
         first = max((r.number + 1 for r in known.values()), default=0)
         for i, run in enumerate(runs):
-            total = run.config.total_steps if run.config.total_epochs is None else None
-            about = dict(arm=_plain(run.arm), spec=run.spec, overrides=run.overrides, source=run.source)
-            about |= dict(identity=run.identity, total_steps=total)
-            before = known.get(run.name)
-            if before is None or before.status == folders.WAITING:
-                folder.write(Record(run.name, number=first + i if before is None else before.number, **about))
-            else:
-                folder.write(dataclasses.replace(before, **about))
+            _write_down(folder, run, first + i)
         for name in known.keys() - {run.name for run in runs}:
-            if known[name].status == folders.WAITING and not folder.is_claimed(name):
-                folder.forget(name)
+            if known[name].status == folders.WAITING and (claim := _claim(folder, name)):
+                if (now := folder.record(name)) and now.status == folders.WAITING:
+                    folder.forget(name)
+                claim.release()
     return [run.name for run in runs]
+
+
+def _write_down(folder: Folder, run: Run, number: int) -> None:
+    """Writes a run's record, if it says something new. What became of the run stays, as does the record of one in another's hands."""
+    claim = _claim(folder, run.name)
+    if claim is None:
+        return
+    before = folder.record(run.name)
+    total = run.config.total_steps if run.config.total_epochs is None else None
+    about = dict(arm=_plain(run.arm), spec=run.spec, overrides=run.overrides, source=run.source, identity=run.identity, total_steps=total)
+    if before is None or before.status == folders.WAITING:
+        now = Record(run.name, number=number if before is None else before.number, **about)
+    else:
+        now = dataclasses.replace(before, **about)
+    if now != before:
+        folder.write(now)
+    claim.release()
+
+
+def _claim(folder: Folder, name: str) -> Claim | None:
+    """Takes a run in hand once others who only look whether it can be begun have left it; None of one that another process runs."""
+    while (claim := folder.claim(name)) is None:
+        record = folder.record(name)
+        if record is not None and record.status != folders.WAITING:
+            return None
+        time.sleep(POLL_SECONDS)
+    return claim
 
 
 def _changed(folder: Folder, run: Run, before: Record | None, same: Mapping[str, str]) -> list[str]:
@@ -150,7 +174,10 @@ def _changed(folder: Folder, run: Run, before: Record | None, same: Mapping[str,
     if before is None or before.status == folders.WAITING or same.get(run.identity) == run.name:
         return []
     saved = folder.workdir(run.name) / "config.json"
-    lines = config_lib.differences(config_lib.from_json(saved.read_text()), run.config) if saved.is_file() else []
+    try:
+        lines = config_lib.differences(config_lib.from_json(saved.read_text()), run.config) if saved.is_file() else []
+    except ValueError:
+        lines = [f"{saved} cannot be read; take that run's folder away to run it anew"]
     return [f"  - {run.name}: {line}" for line in lines]
 
 
@@ -206,7 +233,7 @@ class Scheduler:
             if not self.active and (stop.requested or self.jobs.finished()):
                 return
             if not self.active and not waiting:
-                self.view.line("waiting for runs that other processes have in hand")
+                self.view.line("waiting for runs or devices that other processes have in hand")
             waiting = not self.active
             for run in self.active if stop.requested else ():
                 run.process.stop()
@@ -222,27 +249,39 @@ class Scheduler:
         """Starts the next run in a free slot; returns whether there was one."""
         if time.monotonic() - self._asked < ASK_SECONDS:
             return False
-        taken = self.jobs.next()
+        found = ((slot, devices) for slot in self.free if (devices := self.folder.claim_devices(slot.devices)) is not None)
+        slot, devices = next(found, (None, ()))  # none where other processes have all devices
+        taken = self.jobs.next() if slot else None
         if taken is None:
             self._asked = time.monotonic()
+            for device in devices:
+                device.release()
             return False
         record, claim = taken
-        workdir, slot = self.folder.workdir(record.name), self.free.pop(0)
+        self.free.remove(slot)
         record = dataclasses.replace(
             record, status=folders.RUNNING, attempts=record.attempts + 1, host=socket.gethostname(), exit_code=None, reason=()
         )
         self.folder.write(record)
         try:
             if record.source:
-                branching.prepare(record.source, workdir, _schedule(record))
-        except UserError as error:
-            self.free.insert(0, slot)
-            self._keep(dataclasses.replace(record, status=folders.FAILED, exit_code=2, reason=(f"error: {error}",)), claim)
+                branching.prepare(self.folder.source(record), self.folder.workdir(record.name), _schedule(record))
+            log, keep = self.folder.log(record.name), [device.file for device in devices]
+            process = processes.Process(self.command(self.folder, record), log, slot.environment, keep)
+        except (UserError, OSError) as error:
+            self._leave(slot, devices)
+            reason = tuple(f"error: {error}".splitlines())
+            self._keep(dataclasses.replace(record, status=folders.FAILED, exit_code=2, reason=reason), claim)
             return True
-        process = processes.Process(self.command(self.folder, record), self.folder.log(record.name), slot.environment)
-        self.active.append(Active(record, claim, process, slot))
+        self.active.append(Active(record, claim, process, slot, devices))
         self.view.started(record, slot)
         return True
+
+    def _leave(self, slot: Slot, devices: Sequence[Claim]) -> None:
+        """Gives a slot and its devices to whoever comes next."""
+        for device in devices:
+            device.release()
+        self.free = sorted([*self.free, slot], key=lambda slot: slot.number)
 
     def _collect(self) -> None:
         """Writes down what became of the processes that ended."""
@@ -252,10 +291,11 @@ class Scheduler:
                 continue
             self.active.remove(run)
             self._asked = 0.0  # what waited for it may begin
-            self.free = sorted([*self.free, run.slot], key=lambda slot: slot.number)
+            self._leave(run.slot, run.devices)
             status = processes.outcome(code, run.process.asked_to_stop)
             status = folders.PRUNED if run.given_up and status == folders.STOPPED else status
-            reason = processes.last_lines(run.process.log) if status == folders.FAILED else ()
+            says_why = status == folders.FAILED or code == runtime.EXIT_IN_USE
+            reason = processes.last_lines(run.process.log) if says_why else ()
             seconds = run.record.seconds + run.process.seconds
             self._keep(dataclasses.replace(run.record, status=status, exit_code=code, reason=reason, seconds=round(seconds, 2)), run.claim)
 

@@ -9,9 +9,11 @@ never more trials than were asked for, whatever number of workers asks. All work
 import dataclasses
 import math
 import pathlib
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from decoder_lab.core import lock
 from decoder_lab.core.errors import UserError, unknown
 from decoder_lab.sweep import algebra, declaration
 from decoder_lab.sweep import folder as folders
@@ -19,7 +21,7 @@ from decoder_lab.sweep.algebra import Arm, Choice, Distribution
 from decoder_lab.sweep.declaration import Declaration
 from decoder_lab.sweep.folder import Claim, Folder, Record
 from decoder_lab.sweep.following import Following, Objective
-from decoder_lab.sweep.naming import labels, short
+from decoder_lab.sweep.naming import LONGEST, labels, safe, short
 
 SAMPLERS = ("tpe", "random", "nsga2", "qmc")
 PRUNERS = ("none", "asha", "hyperband", "median")
@@ -78,6 +80,13 @@ def corners(arm: Arm) -> Iterator[Arm]:
         yield from ({**first, key: value} for value in values[1:])
 
 
+def check_objectives(objectives: Sequence[Objective], before: Sequence[dict] | None) -> None:
+    """Errors: UserError where a study was begun with other objectives: its trials' values are of those."""
+    if before and (was := [Objective(**plain) for plain in before]) != list(objectives):
+        had, got = ("; ".join(f"{o.name}, {o.mode}, {o.value}" for o in found) for found in (was, objectives))
+        raise UserError(f"--objective, --direction, --value: the study was begun with {had}; got {got}. Leave them out, or take another.")
+
+
 def study_of(settings: Settings, folder: Folder, objectives: Sequence[Objective]) -> Any:
     """Opens the study, or begins it. Errors: UserError where Optuna is not installed."""
     try:
@@ -124,19 +133,24 @@ def pruner(name: str) -> Any:
 
 
 def suggest(trial: Any, arms: Sequence[Arm]) -> Arm:
-    """Returns the arm that a trial stands for; asked again, it says the same."""
-    arm = arms[trial.suggest_categorical(ARM, list(range(len(arms))))] if len(arms) > 1 else arms[0]
+    """Returns the arm that a trial stands for; asked again, it says the same.
+
+    A parameter of a study has one distribution: where the arms have several of one setting, each has a parameter of its own.
+    """
+    number = trial.suggest_categorical(ARM, list(range(len(arms)))) if len(arms) > 1 else 0
     found = {}
-    for key, value in arm.items():
+    for key, value in arms[number].items():
+        spread = {repr(arm[key]) for arm in arms if isinstance(arm.get(key), Distribution | Choice)}
+        name = key if len(spread) == 1 else f"{number}:{key}"
         if isinstance(value, Choice):
             plain = all(isinstance(v, str | int | float | bool) or v is None for v in value.values)
             options = list(value.values) if plain else list(range(len(value.values)))
-            picked = trial.suggest_categorical(key, options)
+            picked = trial.suggest_categorical(name, options)
             found[key] = picked if plain else value.values[picked]
         elif isinstance(value, Distribution) and value.kind == "integers":
-            found[key] = trial.suggest_int(key, int(value.low), int(value.high))
+            found[key] = trial.suggest_int(name, int(value.low), int(value.high))
         elif isinstance(value, Distribution):
-            found[key] = trial.suggest_float(key, value.low, value.high, log=value.kind == "loguniform")
+            found[key] = trial.suggest_float(name, value.low, value.high, log=value.kind == "loguniform")
         else:
             found[key] = value
     return found
@@ -181,7 +195,11 @@ class Search:
         return len(trials) >= self.settings.trials and not left
 
     def watch(self, record: Record) -> bool:
-        return len(self.objectives) == 1 and self._report(record) > 0 and self._trials[record.name].should_prune()
+        if len(self.objectives) > 1 or not self._report(record):
+            return False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, where a run has nothing but nan
+            return self._trials[record.name].should_prune()
 
     def _report(self, record: Record) -> int:
         """Tells the study the evaluations that it does not know yet, counted from 1; returns how many there are."""
@@ -190,7 +208,7 @@ class Search:
         known = self.study.get_trials(deepcopy=False)[record.trial].intermediate_values
         values = [v for step, v in sorted(following.values[name].items()) if step > 0]
         for i, value in enumerate(values, start=1):
-            if i not in known and not math.isnan(value):
+            if i not in known:  # what is no number too: the pruners give such a run up
                 self._trials[record.name].report(value, i)
         return len(values)
 
@@ -206,20 +224,18 @@ class Search:
         elif record.status in states:
             self.study.tell(record.trial, state=states[record.status])
         elif record.status == folders.DONE:
-            values = self._values(record)
+            following = Following(self.folder.workdir(record.name) / "metrics.jsonl", [o.name for o in self.objectives]).read()
+            values = [o.of(following.series(o.name)) for o in self.objectives]
             lacking = [o.name for o, v in zip(self.objectives, values, strict=True) if v is None or math.isnan(v)]
-            if lacking:
+            if lacking or following.unreadable:
                 self.study.tell(record.trial, state=optuna.trial.TrialState.FAIL)
-                reason = (f"error: it has no {', '.join(lacking)} that is a number in its metrics.jsonl",)
-                record = dataclasses.replace(record, status=folders.FAILED, reason=reason)
+                reason = f"error: it has no {', '.join(lacking)} that is a number in its metrics.jsonl"
+                reason = f"error: {following.unreadable} cannot be read" if following.unreadable else reason
+                record = dataclasses.replace(record, status=folders.FAILED, reason=(reason,))
             else:
                 self.study.tell(record.trial, values)
         self._trials.pop(record.name, None)
         return record
-
-    def _values(self, record: Record) -> list[float | None]:
-        following = Following(self.folder.workdir(record.name) / "metrics.jsonl", [o.name for o in self.objectives]).read()
-        return [o.of(following.series(o.name)) for o in self.objectives]
 
     def _take_over(self, frozen: Any, record: Record | None) -> tuple[Record, Claim] | None:
         """Takes a trial in hand that nobody has, its worker having been killed; one that came to its end is only told."""
@@ -236,7 +252,7 @@ class Search:
         record = self.folder.record(record.name)
         if record.status in folders.ENDED:
             self.folder.write(self.ended(record))
-        elif not folders.in_use(self.folder.workdir(record.name), record.host):
+        elif not lock.held_here(self.folder.workdir(record.name)):
             self._trials[record.name] = trial
             return record, claim
         claim.release()
@@ -247,21 +263,22 @@ class Search:
         arm = suggest(trial, self.arms)
         keys = [k for k in arm if any(a.get(k) != arm[k] for a in self.arms) and k != algebra.NAME]
         called = labels(keys)
-        name = "_".join([f"{number:03d}", *(f"{called[k]}={short(arm[k])}" for k in keys)])
+        name = safe("_".join([f"{number:03d}", *(f"{called[k]}={short(arm[k])}" for k in keys)]))[:LONGEST]
         if "seed" not in arm and not any(text.startswith("seed=") for text in self.declared.common):
             arm = {**arm, "seed": number}
         try:
             run = declaration.single(self.declared, arm, name, self.folder.root)
         except UserError as error:
             record = Record(name, number, arm, self.declared.spec, (), status=folders.FAILED, exit_code=2, trial=number)
-            self.folder.write(self.ended(dataclasses.replace(record, reason=(f"error: {error}",))))
+            self.folder.write(self.ended(dataclasses.replace(record, reason=tuple(f"error: {error}".splitlines()))))
             return None
         total = run.config.total_steps if run.config.total_epochs is None else None
         about = dict(source=run.source, identity=run.identity, total_steps=total, trial=number)
         record = Record(run.name, number, run.arm, run.spec, run.overrides, **about)
+        claim = self.folder.claim(record.name)
         self.folder.write(record)
         self._trials[record.name] = trial
-        return record, self.folder.claim(record.name)
+        return record, claim
 
     def _mend(self) -> None:
         """Writes down what became of runs whose worker was killed between telling the study and writing it down itself."""

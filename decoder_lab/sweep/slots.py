@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from decoder_lab.core.errors import UserError
 
@@ -13,14 +14,32 @@ QUERY_SECONDS = 20
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """A number, what it has for people to read, and what the environment of its runs has beside this process's."""
+    """A number, what it has for people to read, and what the environment of its runs has beside this process's.
+
+    Attributes:
+      devices: what is its own, by names that no other device has, so that another process can be told: GPU-8f3c...
+    """
 
     number: int
     has: str
     environment: Mapping[str, str]
+    devices: tuple[str, ...] = ()
 
 
-def plan(num: int, gpus: Sequence[str], cores: int, environment: Mapping[str, str], gpus_per_run: int = 0) -> list[Slot]:
+def here(num: int, gpus_per_run: int) -> list[Slot]:
+    """Returns the slots of this machine."""
+    gpus = visible_gpus(os.environ)
+    return plan(num, gpus, cores(), os.environ, gpus_per_run, dict(enumerate(identities())) if gpus else {})
+
+
+def plan(
+    num: int,
+    gpus: Sequence[str],
+    cores: int,
+    environment: Mapping[str, str],
+    gpus_per_run: int = 0,
+    identities: Mapping[int, str] = MappingProxyType({}),
+) -> list[Slot]:
     """Returns the slots of a machine. Pure.
 
     Args:
@@ -28,6 +47,7 @@ def plan(num: int, gpus: Sequence[str], cores: int, environment: Mapping[str, st
       gpus: names of the GPUs that this process may use, as in CUDA_VISIBLE_DEVICES.
       environment: this process's: threads that the user chose stay chosen.
       gpus_per_run: 0: one, or with `num` all GPUs shared out evenly.
+      identities: {number of a GPU: the name that no other has}; of those that it lacks, other processes cannot be told.
     Errors: UserError for slots without a GPU of their own on a machine that has some.
     """
     if num < 0 or gpus_per_run < 0:
@@ -41,8 +61,18 @@ def plan(num: int, gpus: Sequence[str], cores: int, environment: Mapping[str, st
     each = gpus_per_run or len(gpus) // max(num, 1)
     if num < 1 or each < 1 or num * each > len(gpus):
         raise UserError(f"--slots: {num} slots of {max(each, 1)} GPUs each are more than the {len(gpus)} GPUs here; take fewer of either.")
-    shares = [",".join(gpus[i * each : (i + 1) * each]) for i in range(num)]
-    return [Slot(i, f"GPU {share}", {"CUDA_VISIBLE_DEVICES": share}) for i, share in enumerate(shares)]
+    made = []
+    for i in range(num):
+        own = gpus[i * each : (i + 1) * each]
+        devices = [identities.get(int(gpu)) if gpu.isdecimal() else _whole(gpu, identities) for gpu in own]
+        share = ",".join(own)
+        made.append(Slot(i, f"GPU {share}", {"CUDA_VISIBLE_DEVICES": share}, tuple(device for device in devices if device)))
+    return made
+
+
+def _whole(name: str, identities: Mapping[int, str]) -> str:
+    """Returns the whole of a name that CUDA_VISIBLE_DEVICES may shorten."""
+    return next((identity for identity in identities.values() if identity.startswith(name)), name)
 
 
 def _threads(threads: int, num: int, environment: Mapping[str, str]) -> dict[str, str]:
@@ -62,6 +92,11 @@ def visible_gpus(environment: Mapping[str, str]) -> list[str]:
         return []
     if "CUDA_VISIBLE_DEVICES" in environment:
         return [name.strip() for name in environment["CUDA_VISIBLE_DEVICES"].split(",") if name.strip() not in ("", "-1")]
+    return [str(i) for i in range(len(identities()))]
+
+
+def identities() -> list[str]:
+    """Returns the UUID of each GPU that nvidia-smi lists."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -69,7 +104,7 @@ def visible_gpus(environment: Mapping[str, str]) -> list[str]:
         listed = subprocess.run([program, "--list-gpus"], capture_output=True, text=True, check=True, timeout=QUERY_SECONDS).stdout
     except (OSError, subprocess.SubprocessError):  # a driver that does not answer: as JAX, which then computes on the CPU
         return []
-    return [str(i) for i, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]
+    return [line.rpartition("UUID: ")[2].rstrip(")") for line in listed.splitlines() if line.startswith("GPU ")]
 
 
 def cores() -> int:

@@ -25,6 +25,7 @@ def main(workdir, steps, seconds, loss, kind):
         write(metrics, "".join(kept))
     with open(workdir / "starts", "a") as f:
         f.write(f"{step} {os.environ.get('NPROC', '')}\n")
+    (workdir / "directory").write_text(os.getcwd())
     while step < int(steps) and not stopping:
         time.sleep(float(seconds))
         step += 1

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoder_lab.core.errors import UserError
@@ -51,6 +51,15 @@ def test_draws_follow_their_distributions():
         assert sum(a["n"] == n for a in many) == pytest.approx(1000, abs=120)
 
 
+@pytest.mark.parametrize("low, high", [(0.999, 0.9999), (0.9999, 0.99999), (0.99, 0.9999), (1000.0, 1000.5)])
+def test_draws_between_near_values_differ_and_so_do_their_names(low, high):
+    arms = random(40, ema=algebra.uniform(low, high))
+    values = [arm["ema"] for arm in arms]
+    assert len(set(values)) >= 39 and max(len(repr(value)) for value in values) <= 11, "rounded, but not to the same few"
+    assert len(set(naming.names(arms))) == 40 and naming.names([{"ema": 0.99991}, {"ema": 0.99993}]) == ["ema=0.99991", "ema=0.99993"]
+    assert all(len(f"{arm['u']:g}") <= 6 for arm in random(40, u=algebra.uniform(0.1, 1))), "others have 4 digits as ever"
+
+
 def test_open_arms_stay_open_until_drawn():
     arms = chain(space(lr=algebra.uniform(0, 1)), grid(lr=2))
     drawn = algebra.draw(arms, 3)
@@ -82,6 +91,7 @@ def test_names_say_what_differs_shortly():
     assert naming.names(named) == ["stable_seed=0", "stable_seed=1", "short_seed=0", "short_seed=1"]
 
 
+@settings(deadline=None)
 @given(st.lists(SETTINGS, max_size=6))
 def test_names_are_different_folders_whatever_the_settings(arms):
     arms = list({repr(sorted(arm.items(), key=str)): arm for arm in arms}.values())

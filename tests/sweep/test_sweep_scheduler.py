@@ -5,18 +5,23 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import sweep_fakes as fakes
 
-from decoder_lab.core import runtime
+from decoder_lab.core import lock, runtime
 from decoder_lab.core.errors import UserError
+from decoder_lab.sweep import __main__ as program
+from decoder_lab.sweep import branching, declaration, processes, scheduler
 from decoder_lab.sweep import folder as folders
-from decoder_lab.sweep import launchers, processes, slots
+from decoder_lab.sweep.declaration import Declaration
 from decoder_lab.sweep.folder import Folder
 
 
@@ -62,38 +67,6 @@ def test_every_run_is_done_once_and_a_second_start_repeats_nothing(tmp_path, cap
     assert fakes.sweep(*flags[:-1], "--seeds=3") == 0, "made larger, it does what is new"
     assert capsys.readouterr().out.count("started") == 3
     assert written[0][:2] == ["lr", "val/loss, best, mean"] and [row[0] for row in written[1:]] == ["0.1", "0.2", "0.3"]
-
-
-def test_threads_are_shared_out_between_slots(tmp_path, monkeypatch):
-    monkeypatch.delenv("NPROC", raising=False)
-    monkeypatch.setenv("XLA_FLAGS", "")
-    spec, folder = fakes.config_file(tmp_path), tmp_path / "sweep"
-    assert fakes.sweep(f"--config={spec}", "--seeds=2", f"--workdir={folder}", "--slots=2", "--no_table") == 0
-    threads = max(1, slots.cores() // 2)
-    assert (folder / "runs" / "seed=1" / "starts").read_text().split() == ["0", str(threads)]
-
-
-def test_slots_have_devices_of_their_own(tmp_path, monkeypatch):
-    plan = lambda *a, **k: [dict(s.environment) for s in slots.plan(*a, **k)]  # noqa: E731
-    assert plan(0, ["0", "1"], 8, {}) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
-    assert plan(2, ["4", "5", "6", "7"], 8, {}) == [{"CUDA_VISIBLE_DEVICES": "4,5"}, {"CUDA_VISIBLE_DEVICES": "6,7"}]
-    assert plan(0, ["4", "5", "6", "7"], 8, {}, 2) == [{"CUDA_VISIBLE_DEVICES": "4,5"}, {"CUDA_VISIBLE_DEVICES": "6,7"}]
-    with pytest.raises(UserError, match="more than the 2 GPUs"):
-        plan(3, ["0", "1"], 8, {})
-    with pytest.raises(UserError, match="there is no GPU"):
-        plan(1, [], 8, {}, 1)
-    assert plan(4, [], 8, {})[3]["NPROC"] == "2" and plan(4, [], 2, {"NPROC": "16"})[0]["OMP_NUM_THREADS"] == "1"
-    assert "NPROC" not in plan(4, [], 2, {"NPROC": "16"})[0], "what the user chose stays"
-    assert plan(4, [], 2, {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"})[0] == {} == plan(1, [], 2, {})[0]
-    assert slots.visible_gpus({"CUDA_VISIBLE_DEVICES": "3,GPU-ab"}) == ["3", "GPU-ab"]
-    assert slots.visible_gpus({"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "0"}) == []
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 (UUID: GPU-1)'\necho 'GPU 1: NVIDIA H100 (UUID: GPU-2)'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert slots.visible_gpus({}) == ["0", "1"]
-    program.write_text("#!/bin/sh\nexit 9\n")
-    assert slots.visible_gpus({}) == []
 
 
 def test_a_failed_run_stops_no_other_and_says_why(tmp_path, capsys):
@@ -174,6 +147,161 @@ def test_a_run_waits_for_the_one_that_it_goes_on_from(tmp_path, capsys):
     assert "ramp-32 failed with exit code 2: error:" in out
 
 
+def test_a_sweep_is_joined_from_anywhere(tmp_path, monkeypatch, capsys):
+    """By the folder alone, however that is spelled: a branch waits for its parent, and runs start where the sweep was declared."""
+    here, there, elsewhere = tmp_path / "here", tmp_path / "there", tmp_path / "elsewhere"
+    for path in (here, there):
+        path.mkdir()
+    fakes.config_file(here, sweep="ramp((8, 16), (3, 3))")
+    monkeypatch.chdir(here)
+    assert fakes.sweep("--config=fake.py", "--workdir=../s", "--only=ramp-8", "--no_table") == 0
+    assert fakes.sweep("--config=fake.py", "--workdir=../s", "--only=ramp-8", "--list") == 0
+    shutil.rmtree(tmp_path / "s" / "runs")
+    Folder(tmp_path / "s").write(dataclasses.replace(Folder(tmp_path / "s").record("ramp-8"), status=folders.STOPPED))
+    monkeypatch.chdir(there)
+    assert fakes.sweep(f"--workdir={tmp_path / 's'}", "--only=ramp-16", "--no_table") == runtime.EXIT_RESUMABLE
+    assert "ramp-16 waits for ramp-8, which is stopped" in capsys.readouterr().out
+    assert fakes.sweep("--workdir=../s", "--figure=x.svg") == 0 and (there / "x.svg").is_file() and os.getcwd() == str(there)
+    for name in ("ramp-8", "ramp-16"):
+        assert (tmp_path / "s" / "runs" / name / "directory").read_text() == str(here)
+    here.rename(elsewhere)
+    with pytest.raises(UserError, match=f"was declared in {here}, .* there is no such directory here"):
+        fakes.sweep("--workdir=../s")
+    assert fakes.sweep("--workdir=../s", "--list") == fakes.sweep("--workdir=../s", "--table") == 0, "to look it is not needed"
+
+
+def test_a_run_that_cannot_be_made_stops_no_other(tmp_path, monkeypatch, capsys):
+    """A checkpoint that its run deletes while it is copied, a full disk, a log that cannot be opened."""
+    spec, folder = fakes.config_file(tmp_path, sweep="chain(ramp((8, 16), (3, 3)), grid(lr=(0.1, 0.2)))"), tmp_path / "sweep"
+    whole = shutil.copytree
+
+    def rotated(source, to, **kw):
+        whole(source, to, **kw)
+        shutil.rmtree(source)
+        raise shutil.Error([(str(source), str(to), "[Errno 2] No such file or directory")])
+
+    monkeypatch.setattr(branching.shutil, "copytree", rotated)
+    (folder / "logs" / "lr=0.1.log").mkdir(parents=True)
+    assert fakes.sweep(f"--config={spec}", f"--workdir={folder}", "--slots=2") == 1
+    status = {name: record.status for name, record in Folder(folder).records().items()}
+    assert status == {"ramp-8": "done", "ramp-16": "failed", "lr=0.1": "failed", "lr=0.2": "done"}
+    out = capsys.readouterr().out
+    assert "it has 1, 2. Let that run keep them" in out and "Is a directory" in out and "| 0.2 |  |  |  | 0.4500 | 1 |" in out
+    assert not list((folder / "runs").glob(".*")), "what was copied half is gone"
+
+    def full(source, to, **kw):
+        raise shutil.Error([(str(source), str(to), "[Errno 28] No space left on device")])
+
+    monkeypatch.setattr(branching.shutil, "copytree", full)
+    with pytest.raises(UserError, match="cannot be made of .*@2: .*No space left"):
+        branching.prepare(f"{folder}/runs/ramp-8@2", folder / "runs" / "x")
+
+
+def test_a_sweep_that_is_declared_smaller_meanwhile_ends_well(tmp_path, capsys):
+    spec, folder = fakes.config_file(tmp_path), tmp_path / "sweep"
+    made = fakes.command()
+
+    def command(folder, record):
+        folder.forget("lr=2")
+        return made(folder, record)
+
+    assert program.main([f"--config={spec}", "--grid", "lr=1,2", f"--workdir={folder}"], command) == 0
+    out = capsys.readouterr().out
+    assert "| 1 | 1.2500 |" in out or "| 1.2500 |" in out
+
+
+def test_a_declaration_keeps_what_becomes_of_runs_meanwhile(tmp_path, monkeypatch):
+    """Between the reading of the records and the writing, which may be long: a run of another process ends, or is begun."""
+    spec, folder = fakes.config_file(tmp_path), Folder(tmp_path / "sweep")
+    declared = Declaration(str(spec), seeds=3)
+    runs = declaration.runs(declared, declaration.arms(declared), folder.root)
+    scheduler.declare(folder, runs)
+    stamps = [path.stat().st_mtime_ns for path in sorted(folder.root.glob("records/*"))]
+    scheduler.declare(folder, runs)
+    assert stamps == [path.stat().st_mtime_ns for path in sorted(folder.root.glob("records/*"))], "the same again is not written"
+    begun, claims = scheduler.begun, [folder.claim("seed=0")]
+    folder.write(dataclasses.replace(folder.record("seed=0"), status=folders.RUNNING, attempts=1))
+    ended = dict(status=folders.FAILED, exit_code=2, reason=("error: x",), seconds=99.0)
+
+    def meanwhile(folder):
+        found = begun(folder)
+        folder.write(dataclasses.replace(folder.record("seed=0"), **ended))
+        claims.pop().release()
+        claims.append(folder.claim("seed=1"))
+        folder.write(dataclasses.replace(folder.record("seed=1"), status=folders.RUNNING))
+        folder.write(dataclasses.replace(folder.record("seed=2"), status=folders.DONE))
+        return found
+
+    monkeypatch.setattr(scheduler, "begun", meanwhile)
+    larger = dataclasses.replace(declared, common=("total_steps=4",))
+    scheduler.declare(folder, declaration.runs(larger, declaration.arms(larger), folder.root)[:2])
+    first, second, third = folder.records().values()
+    assert (first.status, first.seconds, first.reason, first.attempts) == ("failed", 99.0, ("error: x",), 1)
+    assert first.overrides[0] == "total_steps=4" and second.status == "running" and third.status == "done"
+    assert scheduler.Declared(folder, ["seed=0", "seed=1"]).next() is None
+    monkeypatch.setattr(scheduler, "begun", begun)
+    other = Folder(tmp_path / "other")
+    scheduler.declare(other, runs)
+    threading.Timer(0.2, other.claim("seed=0").release).start()  # of a process that looks whether it can begin it
+    scheduler.declare(other, declaration.runs(larger, declaration.arms(larger), other.root))
+    assert other.record("seed=0").overrides[0] == "total_steps=4", "nothing is left as it was because somebody looked"
+
+
+def test_failures_are_said_whatever_else_goes_wrong(tmp_path, capsys):
+    spec = fakes.config_file(tmp_path)
+    flags = [f"--config={spec}", "--config.weight_decay=2", "--seeds=2", "--objective=val/accuracy", "--direction=max"]
+    assert fakes.sweep(*flags, f"--workdir={tmp_path / 's'}", f"--figure={tmp_path / 'x.png'}") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "error: --figure: no run has a val/accuracy in its metrics.jsonl." in lines and "every run failed" in lines[-1]
+    assert sum("failed with exit code 2: error: no room" in line for line in lines) == 2
+    with pytest.raises(UserError, match="ends in .png"):
+        fakes.sweep(*flags, f"--workdir={tmp_path / 'none'}", "--figure=x.jpeg")
+    assert not (tmp_path / "none").exists(), "a wrong name is said before anything is run"
+
+
+def test_what_a_code_means():
+    """SIGTERM may come from outside, to a run that is too young to catch it; another process may have the workdir."""
+    assert processes.outcome(-signal.SIGTERM, False) == processes.outcome(runtime.EXIT_IN_USE, False) == folders.STOPPED
+    assert processes.outcome(-signal.SIGKILL, False) == processes.outcome(2, True) == folders.FAILED
+    assert processes.outcome(-signal.SIGKILL, True) == folders.STOPPED and processes.outcome(0, True) == folders.DONE
+
+
+def test_a_lock_of_another_boot_keeps_nobody_waiting_but_its_run(tmp_path):
+    """After a reboot, or in another container, nobody can tell whether the holder lives; the run itself watches for that."""
+    spec, folder = fakes.config_file(tmp_path), Folder(tmp_path / "sweep")
+    declared = Declaration(str(spec))
+    scheduler.declare(folder, declaration.runs(declared, declaration.arms(declared), folder.root))
+    folder.write(dataclasses.replace(folder.record("run"), status=folders.RUNNING, host=socket.gethostname()))
+    folder.workdir("run").mkdir(parents=True)
+    about = {"id": "x", "pid": 1, **lock._here(), "boot": "another", "job": None, "since": "yesterday"}
+    (folder.workdir("run") / lock.LOCK).write_text(f"{0:012d}\n{json.dumps(about)}\n")
+    began = time.monotonic()
+    record, claim = scheduler.Declared(folder, ["run"]).next()
+    assert record.name == "run" and time.monotonic() - began < 5
+    claim.release()
+    (folder.workdir("run") / lock.LOCK).unlink()
+    with lock.RunLock(folder.workdir("run")):
+        assert scheduler.Declared(folder, ["run"]).next() is None, "one of this machine is known to live"
+        with pytest.raises(UserError) as error, lock.RunLock(folder.workdir("run")):
+            pass
+    assert error.value.exit_code == runtime.EXIT_IN_USE
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    spec, folder = fakes.config_file(tmp_path), tmp_path / "sweep"
+    assert fakes.sweep(f"--config={spec}", "--seeds=2", f"--workdir={folder}", "--no_table") == 0
+    (folder / "runs" / "seed=0" / "ended.json").write_text("")
+    (folder / "runs" / "seed=0" / "config.json").write_text("")
+    Folder(folder).write(dataclasses.replace(Folder(folder).record("seed=0"), status=folders.STOPPED))
+    assert fakes.sweep(f"--config={spec}", "--seeds=2", f"--workdir={folder}", "--no_table") == 0, "it is gone on with"
+    path = folder / "records" / "seed=1.json"
+    record = json.loads(path.read_text())
+    for text, said in [("", f"{path} cannot be read"), (json.dumps({**record, "new": 1}), "'new': it is of another version of the lab")]:
+        path.write_text(text)
+        with pytest.raises(UserError, match=said):
+            fakes.sweep(f"--workdir={folder}", "--list")
+
+
 def test_other_configs_are_refused_and_names_are_checked(tmp_path, capsys):
     spec, folder = fakes.config_file(tmp_path), tmp_path / "sweep"
     assert fakes.sweep(f"--config={spec}", "--seeds=2", f"--workdir={folder}", "--only=1") == 0
@@ -199,48 +327,6 @@ def test_other_configs_are_refused_and_names_are_checked(tmp_path, capsys):
         fakes.sweep(f"--config={spec}", "--seeds=2", f"--workdir={folder}")
     assert fakes.sweep(f"--config={spec}", "--grid=lr=1,2", f"--workdir={tmp_path / 'dry'}", "--dry_run") == 0
     assert "--config.lr=2" in capsys.readouterr().out and not (tmp_path / "dry").exists()
-
-
-def test_launchers_write_what_other_machines_run(tmp_path, capsys, monkeypatch):
-    """SLURM by a stand-in for sbatch that runs the array's tasks one by one; each writes down what became of its run."""
-    spec, folder = fakes.config_file(tmp_path), tmp_path / "my sweep"
-    flags = [f"--config={spec}", "--grid", "lr=0.1,0.2", f"--workdir={folder}"]
-    with pytest.raises(UserError, match="there is no sbatch here"):
-        monkeypatch.setenv("PATH", "")
-        fakes.sweep(*flags, "--launcher=slurm")
-    bin_folder = tmp_path / "bin"
-    bin_folder.mkdir()
-    (bin_folder / "scontrol").write_text('#!/bin/bash\necho "$@" >> "$REQUEUED"\n')
-    task = 'SLURM_ARRAY_JOB_ID=7 SLURM_ARRAY_TASK_ID=$i bash "$1" >/dev/null 2>&1'
-    (bin_folder / "sbatch").write_text(f"#!/bin/bash\nfor i in 1 2; do {task}; done\necho Submitted batch job 7\n")
-    for file in bin_folder.iterdir():
-        file.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{bin_folder}:/usr/bin:/bin")
-    monkeypatch.setenv("REQUEUED", str(tmp_path / "requeued"))
-    written = launchers.commands
-    monkeypatch.setattr(launchers, "commands", lambda *a: written(*a).replace("-m decoder_lab.sweep", f"{fakes.__file__} 0"))
-    assert fakes.sweep(*flags, "--launcher=slurm", "--slots=1", "--sbatch=--gpus=1 --time=1:00:00") == 0
-    script = (folder / "array.sbatch").read_text()
-    assert "#SBATCH --array=1-2%1\n" in script and "#SBATCH --gpus=1\n#SBATCH --time=1:00:00\n" in script
-    assert {r.status for r in Folder(folder).records().values()} == {folders.DONE} and "Submitted batch job 7" in capsys.readouterr().out
-    (folder / "commands.txt").write_text(f"bash -c 'exit {runtime.EXIT_RESUMABLE}'\ntrue\n")
-    subprocess.run(["sbatch", str(folder / "array.sbatch")], check=True, capture_output=True)
-    assert (tmp_path / "requeued").read_text() == "requeue 7_1\n", "only the task that was stopped comes again"
-    assert fakes.sweep(*flags, "--seeds=2", "--launcher=print") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and all(line.startswith("python -m decoder_lab.main --config=") and "--config.seed=1" in line for line in lines)
-    with pytest.raises(UserError, match="is not below /data"):
-        fakes.sweep(*flags, "--seeds=2", "--launcher=kubernetes", "--image=lab", "--claim=work", "--mount=/data")
-    more = ["--image=lab:1", "--claim=work", f"--mount={tmp_path}", "--gpus_per_run=2", "--slots=1"]
-    assert fakes.sweep(*flags, "--seeds=2", "--launcher=kubernetes", *more) == 0
-    job = pytest.importorskip("yaml").safe_load((folder / "job.yaml").read_text())
-    container = job["spec"]["template"]["spec"]["containers"][0]
-    assert (job["spec"]["completions"], job["spec"]["parallelism"], job["spec"]["completionMode"]) == (2, 1, "Indexed")
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == 2 and container["volumeMounts"][0]["mountPath"] == str(tmp_path)
-    for index in (0, 1):
-        environment = {**os.environ, "JOB_COMPLETION_INDEX": str(index)}
-        subprocess.run(container["command"], check=True, env=environment, capture_output=True)
-    assert {r.status for r in Folder(folder).records().values()} == {folders.DONE}
 
 
 def test_why_a_run_failed_is_one_line():

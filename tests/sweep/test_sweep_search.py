@@ -1,5 +1,6 @@
 """Search by Optuna, with stand-ins for runs: every trial is taken once, gone on with when its worker dies, and given up when it is bad."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,13 +11,18 @@ import time
 import pytest
 import sweep_fakes as fakes
 
+from decoder_lab.core import runtime
 from decoder_lab.core.errors import UserError
-from decoder_lab.sweep import algebra, search
+from decoder_lab.sweep import __main__ as program
+from decoder_lab.sweep import algebra, processes, search
 from decoder_lab.sweep import folder as folders
+from decoder_lab.sweep.declaration import Declaration
 from decoder_lab.sweep.folder import Folder
+from decoder_lab.sweep.following import Objective
 
 optuna = pytest.importorskip("optuna")
 STATE = optuna.trial.TrialState
+LOSS = Objective("val/loss", "min")
 SPACE = ("--random", "lr=loguniform(1e-3,1)", "--grid", "batch_size=8,16", "--search=tpe")
 
 
@@ -143,3 +149,101 @@ def test_corners_reach_every_end_and_every_choice():
     arm = {"a": algebra.uniform(0, 1), "b": algebra.choice(3, 4, 5), "c": 7}
     found = list(search.corners(arm))
     assert {c["a"] for c in found} == {0, 1} and {c["b"] for c in found} == {3, 4, 5} and all(c["c"] == 7 for c in found)
+
+
+def searched(folder, spec, objective=LOSS, settings=None, **declared):
+    """A search whose runs the test itself writes."""
+    declared = Declaration(str(spec), **declared)
+    return search.Search(Folder(folder), declared, settings or search.Settings(sampler="random", trials=12), [objective])
+
+
+def evaluated(jobs, record, values):
+    workdir = jobs.folder.workdir(record.name)
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps({"step": i, "val/loss": v}) + "\n" for i, v in enumerate(values, start=1)))
+
+
+def test_several_arms_are_searched_together(tmp_path):
+    """Where they have other choices, or other kinds, of one setting too: a parameter of a study has one distribution."""
+    sweep = "chain(space(lr=choice(0.1, 0.2), ema=uniform(0.1, 0.9)), space(lr=uniform(1, 2)),"
+    sweep += " space(lr=choice(0.3, 0.4), ema=uniform(0.1, 0.9), clip_norm=integers(1, 3)))"
+    jobs = searched(tmp_path / "study", fakes.config_file(tmp_path, sweep=sweep))
+    arms = []
+    for _ in range(12):
+        record, claim = jobs.next()
+        evaluated(jobs, record, [record.arm["lr"]])
+        jobs.folder.write(jobs.ended(dataclasses.replace(record, status=folders.DONE)))
+        claim.release()
+        arms.append(record.arm)
+    assert jobs.next() is None and jobs.finished() and {t.state for t in jobs.study.trials} == {STATE.COMPLETE}
+    rates = [(0.1, 0.2), None, (0.3, 0.4)]
+    chosen = [trial.params["arm"] for trial in jobs.study.trials]
+    assert set(chosen) == {0, 1, 2}
+    for number, arm in zip(chosen, arms, strict=True):
+        assert arm["lr"] in rates[number] if rates[number] else 1 <= arm["lr"] <= 2
+        assert ("clip_norm" in arm) == (number == 2)
+    names = {name for trial in jobs.study.trials for name in trial.params}
+    assert names == {"arm", "0:lr", "1:lr", "2:lr", "ema", "clip_norm"}, "what all have alike is one parameter"
+
+
+def test_a_study_stays_with_its_objectives(tmp_path, monkeypatch):
+    """Whoever joins it, from whatever directory."""
+    folder, elsewhere = tmp_path / "study", tmp_path / "elsewhere"
+    fakes.config_file(tmp_path)
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert fakes.sweep("--config=fake.py", *SPACE, "--trials=1", f"--workdir={folder}", "--no_table") == 0
+    for flags in (["--objective=train/lr", "--direction=max"], ["--direction=max"], ["--value=last"], ["--objective=val/loss,train/lr"]):
+        flags += ["--direction=min,max"] if "," in flags[0] else []
+        with pytest.raises(UserError, match="the study was begun with val/loss, min, best; got "):
+            fakes.sweep(f"--study={folder}", "--trials=3", *flags)
+    monkeypatch.chdir(elsewhere)
+    assert len(study(folder).trials) == 1 and json.loads((folder / "sweep.json").read_text())["objectives"][0]["mode"] == "min"
+    assert fakes.sweep("--study=../study", "--trials=2", "--objective=val/loss", "--no_table") == 0
+
+
+@pytest.mark.parametrize("pruner", ["median", "asha", "hyperband"])
+def test_a_run_that_is_no_number_is_given_up(tmp_path, pruner):
+    """From its first evaluation on: it would use its whole budget, and every run is better."""
+    settings = search.Settings(sampler="random", pruner=pruner, trials=12, study="x")
+    jobs = searched(tmp_path / "study", fakes.config_file(tmp_path), settings=settings, random=("lr=uniform(0.1,5)",))
+    for i in range(8):
+        record, claim = jobs.next()
+        evaluated(jobs, record, [1 + i / 100] * 12)
+        jobs.watch(record)
+        jobs.folder.write(jobs.ended(dataclasses.replace(record, status=folders.DONE)))
+        claim.release()
+    record, _ = jobs.next()
+    evaluated(jobs, record, ["nan"] * 9)
+    assert jobs.watch(record)
+    jobs.ended(dataclasses.replace(record, status=folders.PRUNED))
+    assert jobs.study.trials[-1].state == STATE.PRUNED and jobs.study.best_value == 1.0
+
+
+def test_trials_whose_settings_do_not_go_together_are_said(tmp_path, capsys):
+    """Also where a value would be no name of a file."""
+    sweep = "space({'data.source.kw.train': choice('/data/a.txt', '/data/b.txt'), 'data.source.name': 'text',"
+    sweep += " 'model.kw.width': integers(64, 128), 'model.kw.num_heads': 4})"
+    spec, folder = fakes.config_file(tmp_path, sweep=sweep), tmp_path / "study"
+    assert fakes.sweep(f"--config={spec}", "--search=random", "--trials=4", f"--workdir={folder}", "--no_table") == 1
+    failed = [r for r in Folder(folder).records().values() if r.status == folders.FAILED]
+    states = [t.state for t in study(folder).trials]
+    assert len(Folder(folder).records()) == 4 and failed and len(failed) == states.count(STATE.FAIL)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("failed with exit code 2: error: " in line and "not divisible by num_heads 4" in line for line in lines) == len(failed)
+    assert all("/" not in r.name and "train=-data-" in r.name for r in failed)
+
+
+def test_a_search_that_is_stopped_between_two_runs_is_not_over(tmp_path, monkeypatch, capsys):
+    """The run comes to its end as the signal comes: no record is left open, yet trials are, and SLURM queues it again."""
+    spec, folder, made = fakes.config_file(tmp_path, steps=1), tmp_path / "study", fakes.command()
+    monkeypatch.setattr(processes.Process, "stop", lambda self: None)
+
+    def command(folder, record):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return made(folder, record)
+
+    flags = [f"--config={spec}", *SPACE, "--trials=9", "--no_table", f"--workdir={folder}"]
+    assert program.main(flags, command) == runtime.EXIT_RESUMABLE
+    assert [r.status for r in Folder(folder).records().values()] == [folders.DONE]
+    assert "8 runs are left; the same command goes on." in capsys.readouterr().out
