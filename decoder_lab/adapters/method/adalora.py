@@ -76,8 +76,8 @@ class Adapter(low_rank.LowRank):
         return kernel + self.scale * ((parts["lora_p"] * parts["lora_lambda"][..., None, :]) @ parts["lora_q"])
 
     def output(self, module: Linear, x: jax.Array, y: jax.Array, parts: low_rank.Parts) -> jax.Array:
-        narrow = low_rank.product(x, parts["lora_p"]) * parts["lora_lambda"].astype(x.dtype)[(None,) * (x.ndim - 1)]
-        return y + (self.scale * low_rank.product(narrow, parts["lora_q"])).astype(y.dtype)
+        narrow = low_rank.product(x, parts["lora_p"]) * (self.scale * parts["lora_lambda"]).astype(x.dtype)[(None,) * (x.ndim - 1)]
+        return y + low_rank.product(narrow, parts["lora_q"]).astype(y.dtype)
 
     def penalty(self, params: Any) -> jax.Array | None:
         if not self.orthogonality:

@@ -56,7 +56,7 @@ class Adapter(low_rank.LowRank):
     def output(self, module: Linear, x: jax.Array, y: jax.Array, parts: low_rank.Parts) -> jax.Array:
         factor = self._factor(module.get_variable("params", "kernel"), parts)[(None,) * (y.ndim - 1)]
         bias = module.get_variable("params", "bias")[(None,) * (y.ndim - 1)] if module.use_bias else 0.0
-        delta = self.scale * low_rank.product(low_rank.product(x, parts["lora_a"]), parts["lora_b"])
+        delta = low_rank.product(self.scale * low_rank.product(x, parts["lora_a"]), parts["lora_b"])
         return ((y.astype(jnp.float32) - bias + delta) * factor + bias).astype(y.dtype)
 
 

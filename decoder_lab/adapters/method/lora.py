@@ -58,7 +58,7 @@ class Adapter(low_rank.LowRank):
         return kernel + self.scale * (parts["lora_a"] @ parts["lora_b"])
 
     def output(self, module: Linear, x: jax.Array, y: jax.Array, parts: low_rank.Parts) -> jax.Array:
-        return y + (self.scale * low_rank.product(low_rank.product(x, parts["lora_a"]), parts["lora_b"])).astype(y.dtype)
+        return y + low_rank.product(self.scale * low_rank.product(x, parts["lora_a"]), parts["lora_b"]).astype(y.dtype)
 
     def stored(self, frozen: Any, places: dict[str, Place]) -> Any:
         return frozen if self.quantize == "none" else quantized.store(frozen, places, self.quantize)
