@@ -2,12 +2,12 @@
 
   python -m decoder_lab.main --config=experiments/classification/trec.py:encoder=cnn,data=data/trec --workdir=runs/trec_cnn
 
-Data: a folder with `TREC.train` (5,452 lines, "COARSE:fine question" in latin-1); a tenth of it, chosen by hash, is held out: 545 questions.
+Data: a folder with `TREC.train` (5,452 lines, "COARSE:fine question" in latin-1); a tenth of it (545), chosen by hash, is held out.
 TF-IDF of words and pairs with logistic regression, its strength chosen on them, has 85.3 there. On the official test of 500 questions,
 which is easier, it has 89.0, and a CNN with random embeddings 88.2 (Kim 2014, as re-run by harvardnlp/sent-conv-torch). `fine=true` has
 the 50 fine kinds (TF-IDF: 78.4 on that test).
 
-| encoder | hardware | time | accuracy on the held-out tenth (seed 0, best of 20 evaluations) |
+| encoder | hardware | time | measured accuracy on the held-out tenth (seed 0, best of 20 evaluations) |
 |---|---|---|---|
 | cnn: windows of 1, 2, 3 words, a hidden layer | 1 CPU core | 70 s | 87.7 |
 | lstm | 2 CPU cores, shared | 35 s | 85.9 |
