@@ -64,7 +64,7 @@ def test_a_model_learns_as_well(tmp_path):
     rows = np.cumsum(rng.integers(1, 3, (8, 9)), axis=1) % 32
     batch = {"tokens": rows[:, :-1].astype(np.int32), "labels": rows[:, 1:].astype(np.int32), "weights": np.ones((8, 8), np.float32)}
     losses = {}
-    for matmul in ("dtype", "int8", "float8"):
+    for matmul in ("dtype", "int8"):
         experiment = planned(tmp_path, f"matmul={matmul}", "total_steps=60", "model.kw.num_layers=1")
         state, step = experiment.init_state(), experiment.jitted_step()
         for _ in range(60):
@@ -72,8 +72,7 @@ def test_a_model_learns_as_well(tmp_path):
         total, weight = metrics["loss"]
         losses[matmul] = float(total / weight)
         assert all(leaf.dtype == jnp.float32 for leaf in tree.flatten(state.params).values())
-    assert losses["dtype"] < 1.0 and losses["int8"] != losses["dtype"]
-    assert abs(losses["int8"] - losses["dtype"]) < 0.05 and abs(losses["float8"] - losses["dtype"]) < 0.1, losses
+    assert losses["dtype"] < 1.0 and 0 < abs(losses["int8"] - losses["dtype"]) < 0.05, losses
 
 
 def test_a_missing_library_is_said(monkeypatch, tmp_path):
