@@ -5,6 +5,9 @@ import io
 import pathlib
 import re
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from decoder_lab.core import config as config_lib
@@ -18,6 +21,7 @@ EXAMPLES = re.findall(
     r'name="(experiments\.mine\.\w+)", kw=(dict\(.*?\))\).*?```python\n(.*?)```', (ROOT / "README.md").read_text(), re.DOTALL
 )
 FIELDS = {"bent": "schedule", "poems": "source", "average": "model", "weighted": "task"}
+ENCODER = "running"
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ def mine(tmp_path, monkeypatch):
 
 
 def test_the_readme_has_an_example_of_each_kind():
-    assert {name.split(".")[-1] for name, _, _ in EXAMPLES} == set(FIELDS)
+    assert {name.split(".")[-1] for name, _, _ in EXAMPLES} == {*FIELDS, ENCODER}
 
 
 @pytest.mark.parametrize("name", sorted(FIELDS))
@@ -64,6 +68,17 @@ def test_an_example_trains_and_writes(mine, name):
     options = generate.Options(prompt=("poem",), num_tokens=6, temperature=0.0, stream=False)
     generate.run(experiment.model, params, experiment.tokenizer, options, out=out)
     assert out.getvalue().startswith("poem")
+
+
+def test_the_encoder_serves_a_classifier_and_reads_no_padding(mine):
+    kw = next(eval(kw, {"dict": dict}) for found, kw, _ in EXAMPLES if found.endswith(ENCODER))
+    encoder = dict(name=f"lab_examples.mine.{ENCODER}", kw=kw)
+    plugin = config_lib.resolve(dict(model=dict(name="classifier", kw=dict(encoder=encoder)))).model
+    model = lookup.make("model", plugin, vocab_size=11, num_labels=3, max_length=8, dtype=jnp.float32)
+    tokens, segments = np.array([[1, 2, 3, 0]]), np.array([[1, 1, 1, 0]])
+    params = model.init(jax.random.key(0), tokens, segments_BS=segments)
+    logits = [model.apply(params, tokens + [[0, 0, 0, n]], segments_BS=segments) for n in (0, 9)]
+    assert logits[0].shape == (1, 3) and np.array_equal(*logits)
 
 
 def test_names_in_the_table_are_the_names_there_are():

@@ -27,7 +27,7 @@ def for_split(source: str, split: str, chosen: dict[str, str | None], path: str 
     Errors: UserError where the split has none, or no file is found.
     """
     if split not in SPLITS:
-        raise UserError(f"source {source}: split is {split}, expected one of {', '.join(SPLITS)}.")
+        raise UserError(f'source {source}: split: got "{split}", expected one of {", ".join(SPLITS)}.')
     if chosen.get(split):
         return expand(chosen[split], f"source {source}: {split}"), False
     if path and split != "test":

@@ -28,7 +28,7 @@ ROOT = pathlib.Path(sysconfig.get_paths()["stdlib"])
 def split_of(names: Iterable[str], split: str, source: str) -> list[str]:
     """Returns the names that belong to a split, sorted. Errors: UserError for an unknown split, and where there are none."""
     if split not in PERCENT:
-        raise UserError(f"source {source}: split is {split}, expected one of {', '.join(files.SPLITS)}.")
+        raise UserError(f'source {source}: split: got "{split}", expected one of {", ".join(files.SPLITS)}.')
     low, high = PERCENT[split]
     found = sorted(name for name in names if low <= _percentile(name) < high)
     if not found:

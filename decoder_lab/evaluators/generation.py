@@ -76,6 +76,12 @@ class Evaluator:
             packages = " ".join(dict.fromkeys(lacking.values()))
             raise UserError(f"evaluator generation: {', '.join(lacking)} needs what is not installed: pip install {packages}")
 
+    @property
+    def names(self) -> list[str]:
+        """The numbers that it gives."""
+        found = [name for metric in self.metrics for name in (("rouge1", "rouge2", "rougeL") if metric == "rouge" else (metric,))]
+        return [*found, "cut", "length"]
+
     @functools.cached_property
     def _generator(self) -> Generator:
         if not hasattr(self.context.task, "prompt"):

@@ -9,6 +9,8 @@ from decoder_lab.decoding.batches import stack
 from decoder_lab.decoding.generate import Generator
 from decoder_lab.decoding.settings import Sampling
 
+SHOWN = 2  # items of a task about pairs, where no prompt is given
+
 
 @dataclasses.dataclass
 class Evaluator:
@@ -17,7 +19,7 @@ class Evaluator:
     Attributes:
       context: given by the lab.
       prompts: texts to go on from; "" begins after eos; without one after a line break; without that too after token 0. Of a task about
-        pairs they are sources.
+        pairs they are sources; an empty one stands for the validation split's first items.
       num_tokens: tokens at most, a prompt.
       temperature: 0 is greedy.
       top_k: only the k most probable tokens; 0 is off.
@@ -33,20 +35,33 @@ class Evaluator:
     def _generator(self) -> Generator:
         return Generator.for_task(self.context.model, self.context.tokenizer, self.context.task)
 
+    def idle(self) -> str:
+        """Returns why there is nothing to do; "" where there is."""
+        return "" if hasattr(self.context.model, "init_cache") else "this model writes no text"
+
+    def _items(self) -> list[dict]:
+        """Returns the raw items of a task about pairs that are shown."""
+        if any(self.prompts):
+            return [{"source": prompt} for prompt in self.prompts]
+        items = self.context.items("validation")
+        pair = getattr(self.context.task, "pair", lambda raw: raw)  # of a conversation, its last question and the answer
+        return [pair(items[i]) for i in range(min(SHOWN, len(items)))]
+
     def run(self, state: Any) -> dict[str, str]:
         """Returns {prompt number: prompt and its continuation, or source and target}."""
-        tokenizer, task = self.context.tokenizer, self.context.task
+        tokenizer, task, prompts = self.context.tokenizer, self.context.task, self.prompts
         settings = Sampling(temperature=self.temperature, top_k=self.top_k)
         write = functools.partial(self._generator.generate, self.context.params(state), num_tokens=self.num_tokens, settings=settings)
         if hasattr(task, "prompt"):
-            made = [task.prompt({"source": p}) for p in self.prompts]
+            items = self._items()
+            made, prompts = [task.prompt(raw) for raw in items], [str(raw.get("source", "")) for raw in items]
             sources = stack([m["inputs"] for m in made])
             results = write([m["tokens"] for m in made], seed=self.context.seed, inputs=sources)
             joints = [" -> "] * len(made)
         else:
             results = write([tokenizer.encode(p).tolist() if p else _beginning(tokenizer) for p in self.prompts], seed=self.context.seed)
             joints = [""] * len(results)
-        parts = enumerate(zip(self.prompts, joints, results, strict=True))
+        parts = enumerate(zip(prompts, joints, results, strict=True))
         return {str(i): prompt + joint + found[0].text for i, (prompt, joint, found) in parts}
 
 

@@ -11,7 +11,7 @@ import jax
 from decoder_lab.core import config as config_lib
 from decoder_lab.core import runtime, tree
 from decoder_lab.core.durations import due
-from decoder_lab.core.errors import UserError
+from decoder_lab.core.errors import UserError, unknown
 from decoder_lab.parallel import processes
 from decoder_lab.training import experiment as experiments
 from decoder_lab.training import nonfinite
@@ -105,7 +105,7 @@ class Numbers:
         if wanted.metric.split("/")[0] != name:
             return
         if wanted.metric not in scalars:
-            raise UserError(f"checkpoint.metric: got {wanted.metric!r}, but evaluator {name!r} gives {', '.join(sorted(scalars))}.")
+            raise UserError(unknown("checkpoint.metric", wanted.metric, sorted(scalars)))
         value, sign = scalars[wanted.metric], 1 if wanted.mode == "min" else -1
         if not math.isnan(value) and (not self.best or sign * value < sign * self.best["value"]):
             self.best = {"step": step, "value": value}

@@ -14,6 +14,7 @@ from decoder_lab.decoding.batches import generate_all, most_tokens, stack
 from decoder_lab.decoding.generate import Generator
 from decoder_lab.decoding.settings import GREEDY, Beam, Sampling
 from decoder_lab.evaluators import generation, samples
+from decoder_lab.training import experiment as experiments
 
 V = 29
 
@@ -118,10 +119,19 @@ def test_how_long_a_text_may_be_follows_from_its_own_source():
 def test_samples_show_source_and_target(tmp_path):
     evaluator = samples.Evaluator(context(tmp_path), prompts=("hello", "you there"), temperature=0.0, num_tokens=12)
     assert evaluator.run(STATE) == {"0": "hello -> hello", "1": "you there -> you there"}
+    first = samples.Evaluator(context(tmp_path), temperature=0.0, num_tokens=12)  # without prompts: items of the validation split
+    assert first.run(STATE) == {str(i): f"{ITEMS[i]['source']} -> {ITEMS[i]['source']}" for i in range(2)} and not first.idle()
     silent = context(tmp_path)
     silent.model = object()
+    assert samples.Evaluator(silent).idle() == "this model writes no text"
     with pytest.raises(UserError, match="writes no text"):
         samples.Evaluator(silent).run(STATE)
+
+
+def test_the_names_of_its_numbers_are_known_beforehand(tmp_path):
+    metrics = ("bleu", "chrf", "exact_match")
+    evaluator = generation.Evaluator(context(tmp_path), metrics=metrics, samples=0)
+    assert {name for name, value in evaluator.run(STATE).items() if not isinstance(value, str)} == set(evaluator.names)
 
 
 def test_a_missing_package_is_named_when_the_evaluator_is_made(tmp_path, monkeypatch):
@@ -154,3 +164,20 @@ def test_mistakes_are_named(tmp_path):
     assert len(generation.problems(defaults | dict(beam_size=2, temperature=1.0))) == 1
     settings = generation.Evaluator(context(tmp_path), beam_size=2, length_penalty=0.5)._settings
     assert settings == Beam(2, 0.5) and isinstance(generation.Evaluator(context(tmp_path))._settings, Sampling)
+
+
+def test_what_cannot_be_is_said_or_left_out_before_training(tmp_path):
+    evaluators = dict(
+        text=dict(name="generation", every="0", kw=dict(metrics=("exact_match",))), samples=dict(name="samples", every="1", kw={})
+    )
+    config = config_lib.resolve(dict(evaluators=evaluators, checkpoint=dict(metric="text/exact_match", keep_best=0)))
+    said = []
+    clockwork = types.SimpleNamespace(steps=lambda every: int(every))
+    experiment = types.SimpleNamespace(config=config, workdir=tmp_path, report=said.append, clockwork=clockwork, model=object())
+    assert list(experiments.make_evaluators(experiment)) == ["text"] and said == [
+        "evaluator samples: this model writes no text; it is left out"
+    ]
+    with config.unlocked():
+        config.checkpoint.update(metric="text/exact_mach", keep_best=1)
+    with pytest.raises(UserError, match='checkpoint.metric: "text/exact_mach" is not known. Did you mean "text/exact_match"'):
+        experiments.make_evaluators(experiment)

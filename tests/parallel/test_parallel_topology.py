@@ -61,6 +61,7 @@ def test_jax_names_find_their_chip():
 def test_libtpu_knows_the_topologies():
     for text, kind in (("v5e:4x4", "TPU v5 lite"), ("v5p:2x2x2", "TPU v5"), ("v6e:4x4", "TPU v6 lite"), ("v4:2x2x2", "TPU v4")):
         chosen = topology.parse(text)
+        topology.prepare(chosen)
         found = topology.devices(chosen)
         assert len(found) == chosen.count and {device.device_kind for device in found} == {kind}
         assert chips.find(kind).flops == chosen.chip.flops

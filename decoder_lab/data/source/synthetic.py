@@ -59,7 +59,7 @@ class Source:
 
     def __post_init__(self):
         if self.split not in PERCENT:
-            raise UserError(f"source synthetic: split is {self.split}, expected one of {', '.join(files.SPLITS)}.")
+            raise UserError(f'source synthetic: split: got "{self.split}", expected one of {", ".join(files.SPLITS)}.')
         if self.kind == "modular" and self.split == "test":
             raise UserError("source synthetic: kind modular has the splits train and validation: they hold all pairs together.")
         given = (self.symbols, self.max_length, self.max_length_evaluation, self.num_train, self.num_evaluation)
