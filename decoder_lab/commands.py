@@ -242,7 +242,7 @@ def predict(config: Any, flags: argparse.Namespace) -> int:
     if hasattr(kind, "predict"):
         _refuse_unused(options, ("checkpoint",), f'of a run of task "{config.task.name}" writes no text')
     elif not hasattr(kind, "prompt"):
-        raise UserError(f'task "{config.task.name}" predicts nothing of an item; --mode=generate writes text.')
+        raise UserError(f'task "{config.task.name}" predicts nothing of an item; fine-tune the run with a task that does.')
     serving.check(flags.input, experiment.task)
     params, _ = resume.inference_params(experiment, flags.checkpoint)
     task, model = experiment.task, experiment.model

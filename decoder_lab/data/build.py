@@ -138,10 +138,26 @@ def _found_facts(task: Any, config: Any, progress: Callable[[str], None]) -> dic
 
     def write(folder: pathlib.Path) -> dict:
         progress(f"looking through the train split of {config.data.source.name} for what the task {config.task.name} needs to know")
-        return {"task": task.fit(source[i] for i in range(len(source)))}
+        return {"task": _fitted(task, source)}
 
-    facts = cache.entry("facts", dict(source=source.fingerprint(), task=task.fingerprint()), write, progress)[1]["task"]
+    facts = cache.entry("facts", dict(version=2, source=source.fingerprint(), task=task.fingerprint()), write, progress)[1]["task"]
     return json.loads(json.dumps(facts))  # what is found and what is stored are the same types
+
+
+def _fitted(task: Any, source: Any) -> Any:
+    """Returns what the task finds in a split. Errors: UserError, with the item's number where it is about one."""
+    at = None
+
+    def items() -> Iterator[dict]:
+        nonlocal at
+        for at in range(len(source)):
+            yield source[at]
+        at = None
+
+    try:
+        return task.fit(items())
+    except UserError as error:
+        raise error if at is None else UserError(f"item {at} of the train split (counted from 0): {error}") from error
 
 
 def _stored_facts(path: pathlib.Path, name: str) -> tuple[dict, dict]:
@@ -282,7 +298,10 @@ def _texts(source: Any, reader: Callable[[dict], Iterable[str]] = lambda raw: [r
     total = len(source)
     for block in counter.permutation(-(-total // NEIGHBOURS), 0).tolist():
         for i in range(block * NEIGHBOURS, min((block + 1) * NEIGHBOURS, total)):
-            yield from reader(source[i])
+            try:
+                yield from reader(source[i])
+            except UserError as error:
+                raise UserError(f"item {i} of the {source.split} split (counted from 0): {error}") from error
 
 
 def _stored(directory: pathlib.Path, name: str, kw: dict) -> bytes | None:

@@ -22,6 +22,7 @@ from decoder_lab.core.errors import UserError
 from decoder_lab.data import cache
 
 INDEX = "index"  # the raw item's number in the split, of every row of a batch; -1 in rows that only fill it up
+SEQUENCES = ("tokens", "source")  # what a model reads: their lengths count however equal they are, unlike those of a vector of labels
 BUFFER_VALUES = 1 << 20
 DTYPES = {"i": "int32", "u": "int32", "b": "int32", "f": "float32"}  # NumPy's kind of what a task gives -> dtype of batches
 
@@ -92,9 +93,14 @@ class Examples:
         return np.concatenate([np.diff(s.features[name].offsets) for s in self.shards])
 
     @functools.cached_property
+    def fixed_width(self) -> int:
+        """Length of what a model reads and that is equally long in all examples, `SEQUENCES`; 0 where there is no such."""
+        return max((self.fixed[n] for n in SEQUENCES if n in self.fixed), default=0)
+
+    @functools.cached_property
     def longest_E(self) -> np.ndarray:
-        """int64, the length of each example's longest feature, of those that are not equally long in all."""
-        names = [n for n in self.ragged if n not in self.fixed] or self.ragged
+        """int64, the length of each example's longest feature: of those that are not equally long in all, else of what a model reads."""
+        names = [n for n in self.ragged if n not in self.fixed] or [n for n in SEQUENCES if n in self.fixed] or self.ragged
         lengths = {id(self.shards[0].features[n].offsets): n for n in names}
         return functools.reduce(np.maximum, [self.lengths(n) for n in lengths.values()], np.zeros(len(self), np.int64))
 

@@ -97,6 +97,11 @@ class QuestionWindows:
             rows.append(features)
         return rows
 
+    def extent(self, raw: dict) -> tuple[int, int]:
+        """Returns an item's tokens, 0 where a text is blank, and how many of them the model does not see: a long question's last."""
+        question, context = len(self._read(raw["question"])[0]), len(self._context(raw["context"])[0])
+        return (question + context if question and context else 0), max(0, question - self.max_question_length)
+
     def _windows(self, length: int, room: int) -> range:
         """Returns where windows of `room` tokens begin: `stride` apart, the last one reaches the end, and none leaves a token out."""
         step = min(self.stride, room)

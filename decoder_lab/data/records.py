@@ -224,8 +224,18 @@ def _pick(record: Any, place: str | int, name: str) -> Any:
             value = value[part]
         else:
             keys = list(value) if isinstance(value, Mapping) else []
-            raise Wrong(f'no field "{place}" (fields.{name}).{nearest(part, keys)} Fields: {", ".join(map(str, keys)) or "none"}.')
+            raise Wrong(f'no field "{place}" (fields.{name}).{nearest(part, keys)} {_there(keys, name)}')
     return value
+
+
+def _there(keys: list, name: str) -> str:
+    """Says which fields there are, and how others are named or none."""
+    there = ", ".join(map(str, keys)) or "none"
+    first = next((str(key) for key in keys), "its name")
+    return (
+        f"Fields: {there}. Set --config.data.source.kw.fields to what your task reads of them, such as {{'{name}': '{first}'}} or "
+        f"{{'{first}': '{first}'}}: all other fields of a line are handed on under their own names."
+    )
 
 
 def _fitted(name: str, place: str | int, value: Any, join: str) -> Any:

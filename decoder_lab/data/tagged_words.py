@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from decoder_lab.core.errors import UserError, unknown
+from decoder_lab.core.errors import UserError
 from decoder_lab.data import marks
 from decoder_lab.ops import tag_schemes
 
@@ -66,7 +66,7 @@ class TaggedWords:
             words, names = self._checked(raw)
             tags.update(names)
             characters.update(*words)
-            if "label" in raw:
+            if isinstance(raw.get("label"), str | int | float):
                 labels.add(raw["label"])
             for scheme in tag_schemes.SCHEMES if self.scheme == "auto" else [self.scheme]:
                 if scheme != "none" and scheme not in broken and (place := tag_schemes.first_violation(names, scheme)) is not None:
@@ -75,7 +75,9 @@ class TaggedWords:
             raise UserError("task: no item of the train split has a tagged word.")
         scheme = self._scheme(list(tags), broken)
         names = sorted(tags) if scheme == "none" else tag_schemes.complete(list(tags), scheme)
-        return dict(tags=names, scheme=scheme, labels=sorted(labels), characters="".join(sorted(characters)))
+        return dict(
+            tags=names, scheme=scheme, labels=sorted(labels, key=lambda x: (isinstance(x, str), x)), characters="".join(sorted(characters))
+        )
 
     def _scheme(self, tags: list[str], broken: dict[str, str]) -> str:
         if self.scheme != "auto":
@@ -107,7 +109,7 @@ class TaggedWords:
 
     def texts(self, raw: dict) -> Iterator[str]:
         """Yields what the tokenizer is trained on."""
-        yield " ".join(self._written(word) for word in raw["words"])
+        yield " ".join(self._written(word) for word in self._checked(raw)[0])
 
     def example(self, raw: dict) -> list[dict[str, np.ndarray]]:
         """Raw item -> the examples of its parts; none where it has no words. Without "tags" every tag is number 0, of weight 0."""
@@ -119,6 +121,11 @@ class TaggedWords:
             self._count(f"sentences of more than {self.room} tokens, cut into parts")
         weight = float(bool(names))  # without tags there is nothing to learn from, but to predict
         return [self._features(words[part], pieces[part], tags[part], weight) for part in parts]
+
+    def extent(self, raw: dict) -> tuple[int, int]:
+        """Returns the tokens of an item's words, and how many of them the model does not see: those of words that are too long."""
+        sizes = [len(self.tokenizer.encode(self._written(word))) for word in self._checked(raw)[0]]
+        return max(len(sizes), sum(sizes)), sum(max(0, size - self.room) for size in sizes)
 
     @property
     def room(self) -> int:
@@ -176,9 +183,7 @@ class TaggedWords:
         return f"{type(self).__module__} 3 {self.scheme} {self.lower_case} {self.zero_digits} {self.max_characters} {self.length}"
 
     def _checked(self, raw: dict) -> tuple[list[str], list[str]]:
-        if "words" not in raw:
-            raise UserError(unknown("task: an item's field", "words", raw))
-        words, names = list(raw["words"]), list(raw.get("tags") or [])
+        words, names = _texts(raw, "words"), _texts(raw, "tags") if raw.get("tags") else []
         if names and len(names) != len(words):
             raise UserError(f"task: expected one tag a word, got {len(words)} words and {len(names)} tags: {' '.join(words)[:80]!r}.")
         return words, names
@@ -210,6 +215,14 @@ class TaggedWords:
 
     def _count(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
+
+
+def _texts(raw: dict, name: str) -> list[str]:
+    value = raw.get(name)
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
+        got = f"is {value!r:.60}" if name in raw else f"is not there; there are: {', '.join(raw) or 'none'}"
+        raise UserError(f'task: expected a list of texts in an item\'s field "{name}", such as ["Anna", "went"], which {got}.')
+    return list(value)
 
 
 def _described(number: int, words: list[str], tags: list[str], place: int) -> str:

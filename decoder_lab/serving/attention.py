@@ -54,8 +54,8 @@ def _asked(model: Any, task: Any, tokenizer: Any, prompt: str, target: str | Non
     """Returns a generator, what `task.prompt` makes of the prompt, and the target's ids, None where it is to be written."""
     if not hasattr(model, "init_cache"):
         raise UserError(
-            "--mode=attention draws where a model looks while it writes, and this one writes no text. Of a Transformer without a decoder the "
-            'evaluator "attention_maps" shows it: --mode=evaluate --evaluator=attention_maps, and then decoder_lab.report.'
+            "--mode=attention draws where a model looks while it writes, and this one writes no text. Of an encoder alone the evaluator "
+            '"attention_maps" shows it: --mode=evaluate --evaluator=attention_maps, and then decoder_lab.report.'
         )
     generator = Generator.for_task(model, tokenizer, task)
     if hasattr(task, "prompt"):

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from decoder_lab.core.errors import UserError
 from decoder_lab.decoding.settings import Beam, Sampling
+from decoder_lab.serving.predict import extent
 
 SAMPLING_ONLY = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram")
 BEAM_ONLY = ("length_penalty", "length_norm", "coverage_penalty")
@@ -108,8 +109,8 @@ def run(
 ) -> None:
     """Writes each prompt and its continuations to `out`, or of a model of pairs each target.
 
-    One text is written as it grows, and why it ended to `news`; several under a line each, which names the prompt, the text, why it ended
-    and its log-probability. On a terminal control characters are written out.
+    One text is written as it grows, and why it ended to `news`, where sources that were cut are named too; several under a line each, which
+    names the prompt, the text, why it ended and its log-probability. On a terminal control characters are written out.
 
     Args:
       model: a Linen model of the lab, unbound; `params` are its parameters.
@@ -117,8 +118,8 @@ def run(
       task: one with `prompt(raw)` says what the model is given of a source; None is language modelling.
 
     Raises:
-      UserError: with all problems of the options, for a model that writes no text, or for an empty prompt where the tokenizer has no end of
-        text to begin after.
+      UserError: with all problems of the options, for a model that writes no text, for a blank source of a model of pairs, or for an empty
+        prompt where the tokenizer has no end of text to begin after.
     """
     if problems := options.problems():
         raise UserError("\n".join(problems))
@@ -127,10 +128,11 @@ def run(
 
     generator = Generator.for_task(model, tokenizer, task, options.context_length)
     prompts, shown = [Prompt.of(text, tokenizer, task) for text in options.prompt], _shown_fn(out)
-    settings = options.settings()
+    settings, news = options.settings(), news or sys.stderr
     common = dict(num_tokens=options.num_tokens, settings=settings, seed=options.seed, num_samples=options.num_samples, stop=options.stop)
     if len(prompts) == options.num_samples == 1 and options.stream and isinstance(settings, Sampling):
-        _stream(generator, params, prompts[0], options, common, lambda piece: (out.write(shown(piece)), out.flush()), news or sys.stderr)
+        _stream(generator, params, prompts[0], options, common, lambda piece: (out.write(shown(piece)), out.flush()), news)
+        _say_cut(prompts, news)
         return
     results = generator.generate(params, [p.tokens for p in prompts], inputs=stack([p.inputs for p in prompts]), **common)
     for number, (prompt, found) in enumerate(zip(prompts, results, strict=True)):
@@ -139,26 +141,38 @@ def run(
                 out.write(f"--- prompt {number + 1}, text {sample + 1}: {_ending(text)}\n")
             out.write(f"{shown(prompt.shown + text.text)}\n")
     out.flush()
+    _say_cut(prompts, news)
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """What the decoder begins with, what the encoder reads (or None), and what of the prompt is part of the text that is written."""
+    """What the decoder begins with, what the encoder reads (or None), and what of the prompt is part of the text that is written.
+
+    `cut`: tokens of the source that are too many for the model, and not read.
+    """
 
     tokens: list[int]
     inputs: dict | None
     shown: str
+    cut: int = 0
 
     @classmethod
     def of(cls, text: str, tokenizer: Any, task: Any) -> "Prompt":
         """Makes a prompt of what the user typed: a source where the task is about pairs, otherwise the beginning of the text itself."""
         if hasattr(task, "prompt"):
+            if not text.strip():
+                raise UserError("--prompt: this model writes of a source text, and got none: give one or more.")
             made = task.prompt({"source": text})
-            return cls(list(made["tokens"]), made["inputs"], "")
+            return cls(list(made["tokens"]), made["inputs"], "", extent(task, {"source": text})[1])
         ids = [*getattr(tokenizer, "start_ids", ()), *(int(i) for i in tokenizer.encode(text))]
         if not ids and tokenizer.eos_id is None:
             raise UserError("the prompt is empty and this tokenizer has no end of text that a new text could begin after: give a prompt")
         return cls(ids or [tokenizer.eos_id], None, text)
+
+
+def _say_cut(prompts: list[Prompt], news: TextIO) -> None:
+    if cut := [f"{prompt.cut:,} of prompt {number}" for number, prompt in enumerate(prompts, start=1) if prompt.cut]:
+        news.write(f"warning: too long, and cut to what the model reads; tokens that it did not see: {', '.join(cut)}\n")
 
 
 def _shown_fn(out: TextIO) -> Callable[[str], str]:

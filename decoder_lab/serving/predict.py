@@ -2,7 +2,7 @@
 
 The input is JSON lines, each an object with the fields that the task reads (what is to be predicted may be missing), or plain text, one
 item a line, where the task reads one text. The output is one JSON line an item, in the same order, written batch by batch. Fields that
-hold what is to be predicted (`task.gold_fields`) are not looked at.
+hold what is to be predicted (`task.gold_fields`) are not looked at. Of an item whose texts are blank nothing is predicted: null.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from decoder_lab.core.errors import UserError
 
+NOTHING = "nothing to predict of, as of a blank text; their prediction is null"
 AT_ONCE = 1024  # items that are read, sorted by length and answered together
 
 
@@ -82,15 +83,26 @@ def _from_text(line: str, task: Any) -> dict:
     raise UserError(f"task {name} reads more than one text an item: give JSON lines (a file that ends with .jsonl) with its fields.")
 
 
-def run(items: Iterable[dict], predict: Callable[[list[dict]], list[Any]], out: TextIO) -> int:
-    """Writes one JSON line an item, {"index", "id" where it has one, "prediction"}; returns how many."""
-    number, items = 0, iter(items)
+def run(items: Iterable[dict], predict: Callable[[list[dict]], list[Any]], out: TextIO, news: TextIO | None = None) -> int:
+    """Writes one JSON line an item; returns how many.
+
+    A line is {"index", "id" where the item has one, "cut": tokens of it that the model did not see, where there are any, "prediction"}. How
+    many items were cut, and how many were answered by null, is said to `news`, by default standard error.
+    """
+    number, cut, empty, items = 0, 0, 0, iter(items)
+    extents = getattr(predict, "extents", {})
     while group := list(itertools.islice(items, AT_ONCE)):
         for raw, value in zip(group, predict(group), strict=True):
             named = {"id": raw["id"]} if "id" in raw else {}
+            lost = extents.pop(number, (1, 0))[1]
+            cut, empty = cut + bool(lost), empty + (value is None)
+            named |= {"cut": lost} if lost else {}
             out.write(json.dumps({"index": number, **named, "prediction": value}, ensure_ascii=False) + "\n")
             number += 1
         out.flush()
+    for count, what in ((cut, 'too long, and cut to what the model reads; "cut" is their tokens that it did not see'), (empty, NOTHING)):
+        if count:
+            print(f"warning: {count:,} of {number:,} items: {what}", file=news or sys.stderr)
     return number
 
 
@@ -107,10 +119,24 @@ def output(path: str) -> Iterator[TextIO]:
         os.replace(part, target)
 
 
-def _asked(function: Callable[[dict], Any], task: Any, raw: dict, number: int) -> Any:
-    """Returns what `task.example` or `task.prompt` makes of an item without its answer. Errors: UserError with the item's number."""
+def extent(task: Any, raw: dict) -> tuple[int, int]:
+    """Returns about how many tokens an item's texts have, 0 where they are blank, and how many of them the model does not see."""
+    if hasattr(task, "extent"):
+        return task.extent(raw)
+    source = raw.get("source")
+    return int(not isinstance(source, str) or bool(source.strip())), 0
+
+
+def _asked(function: Callable[[dict], Any], task: Any, raw: dict, number: int, extents: dict[int, tuple[int, int]]) -> Any:
+    """Returns what `task.example` or `task.prompt` makes of an item without its answer, None where it is blank.
+
+    `extents` takes the item's `extent` under its number. Errors: UserError with the item's number.
+    """
     try:
-        return function({name: value for name, value in raw.items() if name not in getattr(task, "gold_fields", ())})
+        asked = {name: value for name, value in raw.items() if name not in getattr(task, "gold_fields", ())}
+        made = function(asked)
+        extents[number] = extent(task, asked)
+        return made if extents[number][0] else None
     except UserError as error:
         raise UserError(f"item {number} of the input (counted from 0, as in the output): {error}") from error
 
@@ -127,6 +153,7 @@ def predictor(task: Any, model: Any, params: Any, batch_size: int) -> Callable[[
     from decoder_lab.decoding.context import bucket
 
     compiled, before = jax.jit(lambda params, batch: task.predict(model, params, batch)), itertools.count()
+    extents: dict[int, tuple[int, int]] = {}
 
     def width(longest: int) -> int:
         return max(longest, min(bucket(longest), getattr(task, "length", longest)))
@@ -134,8 +161,8 @@ def predictor(task: Any, model: Any, params: Any, batch_size: int) -> Callable[[
     def predict(group: list[dict]) -> list[Any]:
         made, owner = [], []
         for i, raw in enumerate(group):
-            found = _asked(task.example, task, raw, next(before))
-            found = [found] if isinstance(found, dict) else found
+            found = _asked(task.example, task, raw, next(before), extents)
+            found = [found] if isinstance(found, dict) else found or []
             made += found
             owner += [i] * len(found)
         if not made:
@@ -155,6 +182,7 @@ def predictor(task: Any, model: Any, params: Any, batch_size: int) -> Callable[[
             parts[i].append(value)
         return [_joined(task, raw, found) for raw, found in zip(group, parts, strict=True)]
 
+    predict.extents = extents
     return predict
 
 
@@ -166,18 +194,23 @@ def _joined(task: Any, raw: dict, parts: list) -> Any:
 
 def writer(
     task: Any, model: Any, params: Any, tokenizer: Any, settings: Any, *, num_tokens: int, batch_size: int, seed: int
-) -> Callable[[list[dict]], list[str]]:
-    """Returns raw items with a source -> the text that the model writes for each; they do not depend on `batch_size`."""
+) -> Callable[[list[dict]], list[str | None]]:
+    """Returns raw items with a source -> the text that the model writes for each, None for a blank one, whatever the `batch_size`."""
     from decoder_lab.decoding.batches import generate_all
     from decoder_lab.decoding.generate import Generator
 
     generator, before = Generator.for_task(model, tokenizer, task), itertools.count()
+    extents: dict[int, tuple[int, int]] = {}
 
-    def predict(group: list[dict]) -> list[str]:
+    def predict(group: list[dict]) -> list[str | None]:
         numbers = [next(before) for _ in group]
         sizes = dict(num_tokens=num_tokens, batch_size=batch_size)
-        prompts = [_asked(task.prompt, task, raw, number) for raw, number in zip(group, numbers, strict=True)]
-        found = generate_all(generator, params, prompts, settings, seed=seed, numbers=numbers, **sizes)
-        return [text.text for text in found]
+        prompts = [_asked(task.prompt, task, raw, number, extents) for raw, number in zip(group, numbers, strict=True)]
+        asked = [(prompt, number) for prompt, number in zip(prompts, numbers, strict=True) if prompt is not None]
+        if not asked:
+            return [None] * len(group)
+        found = iter(generate_all(generator, params, [p for p, _ in asked], settings, seed=seed, numbers=[n for _, n in asked], **sizes))
+        return [None if prompt is None else next(found).text for prompt in prompts]
 
+    predict.extents = extents
     return predict

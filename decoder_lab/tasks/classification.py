@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from decoder_lab.core.errors import UserError, nearest
-from decoder_lab.data import marks
+from decoder_lab.data import labels, marks
 from decoder_lab.ops.cross_entropy import cross_entropy
 
 SHOWN = 5  # labels of a prediction that are listed with their probability, and known ones that an error lists
@@ -100,26 +100,36 @@ class Task:
             raise UserError(f'task: an example has no field "{self.label_field}"; there are: {", ".join(raw)}. Set task.kw.label_field.')
         label = raw[self.label_field]
         if self.kind != "multi":
-            return (str(label).strip(),)
+            return (labels.text(label, self.label_field),)
         if not isinstance(label, list | tuple):
             raise UserError(f'task: kind="multi" expects a list of labels in field "{self.label_field}", got {label!r}.')
-        return tuple(str(name).strip() for name in label)
+        return tuple(labels.text(name, self.label_field) for name in label)
 
     def example(self, raw: dict) -> dict[str, np.ndarray]:
         """Raw example -> its features. Errors: UserError where a label is not one of the train split's."""
-        tokens, types = self._tokens(raw)
+        tokens, types, cut = self._tokens(raw)
+        if cut:
+            self._count(f"texts of more than {self.length} tokens (sequence_length) cut, keeping {self.keep}")
         known = self.label_field in raw  # where not: nothing to learn from, but to predict
+        if not known:
+            self._count(f'items without a field "{self.label_field}" (they count for nothing)')
         features = {"tokens": tokens, "segments": np.ones(len(tokens), np.int32), "weights": np.float32(known)}
         if self.pairs != "none":
             features["types"] = types
         if self.characters:
-            features["chars"] = self._characters(raw)
+            words = _marked_words(self.tokenizer, _text(raw, self.text_field))
+            features["chars"] = _part(_codes(words, self.characters), self.length, self.keep)  # of the words that `_tokens` keeps
         if self.kind == "score":
             return features | {"label": np.float32(_score(*self.gold(raw), self.label_field) if known else 0)}
         numbers = [_index(self.labels, name) for name in self.gold(raw)] if known else []
         if self.kind == "multi":
             return features | {"label_set": np.isin(np.arange(len(self.labels)), numbers).astype(np.int32)}
         return features | {"label": np.int32(numbers[0] if known else 0)}
+
+    def extent(self, raw: dict) -> tuple[int, int]:
+        """Returns an item's tokens, 0 where its texts are blank, and how many of them the model does not see."""
+        tokens, _, cut = self._tokens(raw)
+        return (len(tokens) + cut if any(text.strip() for text in self.texts(raw)) else 0), cut
 
     def dummy(self) -> dict[str, np.ndarray]:
         """The smallest batch that `forward` reads."""
@@ -190,15 +200,11 @@ class Task:
         counts_C = np.array(self.label_counts, np.float64)
         return jnp.asarray(counts_C.sum() / (len(counts_C) * counts_C), jnp.float32)
 
-    def _characters(self, raw: dict) -> np.ndarray:
-        """Returns int32 [S, K], of the words that `_tokens` keeps."""
-        if not hasattr(self.tokenizer, "words"):
-            raise UserError("task: characters need a tokenizer whose ids are words: --config.data.tokenizer.name=word.")
-        words = [f"<{word}>" for word in self.tokenizer.words(_text(raw, self.text_field))]
-        return _part(_codes(words, self.characters), self.length, self.keep)
+    def _count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
 
-    def _tokens(self, raw: dict) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (tokens, types) of a text, or of first, separator, second; cut so that they fit, and counted where they were.
+    def _tokens(self, raw: dict) -> tuple[np.ndarray, np.ndarray, int]:
+        """Returns (tokens, types) of a text, or of first, separator, second, cut so that they fit; and how many were cut.
 
         What the tokenizer puts around them (`start_ids`, `middle_ids`, `end_ids`, such as [CLS] and [SEP]) stands there.
         """
@@ -214,10 +220,7 @@ class Task:
             parts = [_part(x, size, self.keep) for x, size in zip((first, second), sizes, strict=True)]
             tokens = np.concatenate([start, parts[0], middle, parts[1], end])
             types = np.repeat(np.array([0, 1], np.int32), [len(start) + len(parts[0]) + len(middle), len(parts[1]) + len(end)])
-        if whole > len(tokens):
-            what = f"texts of more than {self.length} tokens (sequence_length) cut, keeping {self.keep}"
-            self.counts[what] = self.counts.get(what, 0) + 1
-        return tokens.astype(np.int32), types
+        return tokens.astype(np.int32), types, whole - len(tokens)
 
 
 def _middle(tokenizer: Any) -> np.ndarray:
@@ -258,9 +261,18 @@ def _index(labels: tuple, name: str) -> int:
 
 def _text(raw: dict, field: str) -> str:
     if not isinstance(raw.get(field), str):
-        there = ", ".join(raw)
-        raise UserError(f'task: an example has no text "{field}"; there are: {there}. Set task.kw.text_field or pair_field.')
+        got = f"is {raw[field]!r:.60}" if field in raw else f"is not there; there are: {', '.join(raw) or 'none'}.{nearest(field, raw)}"
+        raise UserError(
+            f'task: expected a text in field "{field}", which {got.rstrip(".")}. Say which field it is by --config.task.kw.text_field (of '
+            f"the second text pair_field), or give it this name by --config.data.source.kw.fields=\"{{'{field}': 'its name'}}\"."
+        )
     return raw[field]
+
+
+def _marked_words(tokenizer: Any, text: str) -> list[str]:
+    if not hasattr(tokenizer, "words"):
+        raise UserError("task: characters need a tokenizer whose ids are words: --config.data.tokenizer.name=word.")
+    return [f"<{word}>" for word in tokenizer.words(text)]
 
 
 def _codes(words: list[str], most: int) -> np.ndarray:

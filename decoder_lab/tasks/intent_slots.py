@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from decoder_lab.core.errors import UserError, unknown
+from decoder_lab.data import labels
 from decoder_lab.data.tagged_words import TaggedWords
 from decoder_lab.layers.tagging import Scores, best_tags, tag_losses
 from decoder_lab.ops.cross_entropy import cross_entropy
@@ -51,10 +52,13 @@ class Task(TaggedWords):
 
     def example(self, raw: dict) -> list[dict[str, np.ndarray]]:
         """Raw item -> the examples of its parts, each with the intent. Errors: UserError for an intent that the train split has not."""
-        label = raw.get("label")
-        if label is not None and label not in self.labels:
-            raise UserError(unknown("task: label", label, self.labels))
-        number = np.int32(-1 if label is None else self.labels.index(label))
+        number = np.int32(-1)
+        if "label" not in raw:
+            self._count('items without a field "label" (their intent counts for nothing)')
+        elif labels.text(raw["label"], "label") and raw["label"] not in self.labels:
+            raise UserError(unknown("task: label", raw["label"], self.labels))
+        else:
+            number = np.int32(self.labels.index(raw["label"]))
         return [{**part, "label": number} for part in super().example(raw)]
 
     def forward(self, model: Any, batch: dict, deterministic: bool) -> Scores:
@@ -116,8 +120,9 @@ class Task(TaggedWords):
 
 def _labelled(items: Iterable[dict]) -> Iterator[dict]:
     """Yields the items. Errors: UserError for one without an intent: it would be trained for another's."""
-    for number, raw in enumerate(items):
-        if raw.get("label") is None:
+    for raw in items:
+        if "label" not in raw:
             words = " ".join(map(str, raw.get("words", [])))[:60]
-            raise UserError(f'task: item {number} of the train split ("{words}") has no intent in field "label"; every one needs it.')
+            raise UserError(f'task: the item "{words}" has no intent in field "label"; every one of the train split needs it.')
+        labels.text(raw["label"], "label")
         yield raw

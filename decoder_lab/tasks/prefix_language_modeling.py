@@ -111,6 +111,11 @@ class Task:
         source = self.tokenizer.encode(_field(raw, "source"))[: self._most[0]]
         return {"tokens": [*np.asarray(source).tolist(), self.tokenizer.eos_id], "inputs": None}
 
+    def extent(self, raw: dict) -> tuple[int, int]:
+        """Returns a source's tokens, 0 where it is blank, and how many of them the model does not see."""
+        size = len(self.tokenizer.encode(_field(raw, "source")))
+        return (size if raw["source"].strip() else 0), max(0, size - self._most[0])
+
     def fingerprint(self) -> str:
         """Changes with whatever changes `example`."""
         return f"prefix_language_modeling 1 {self._most} {self.too_long}"
@@ -146,8 +151,11 @@ class Task:
 
 def _field(raw: dict, name: str) -> str:
     if not isinstance(raw.get(name), str):
+        got = f"is {raw[name]!r:.60}" if name in raw else f"is not there (it has {', '.join(sorted(raw)) or 'nothing'})"
         raise UserError(
-            f'prefix_language_modeling: an item has no text "{name}" (it has {", ".join(sorted(raw)) or "nothing"}): choose a source of '
-            "pairs, such as parallel or tsv, and name its fields source and target."
+            f'prefix_language_modeling: expected a text in an item\'s field "{name}", which {got}. '
+            'An item is {"source": "...", "target": "..."}, to be predicted the source alone. '
+            "Fields of other names get these by --config.data.source.kw.fields, of a source of pairs "
+            "such as tsv."
         )
     return raw[name]

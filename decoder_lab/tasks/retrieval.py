@@ -59,10 +59,20 @@ class Task:
             "weights": np.float32(1),
         }
 
+    def extent(self, raw: dict) -> tuple[int, int]:
+        """Returns the tokens of both texts, 0 where both are blank, and how many of them the model does not see."""
+        sides = (("source", self.source_tokenizer), ("target", self.tokenizer))
+        sizes = [(len(tokenizer.encode(_field(raw, side))), self._room(tokenizer)) for side, tokenizer in sides]
+        blank = not any(raw[side].strip() for side, _ in sides)
+        return (0 if blank else sum(size for size, _ in sizes)), sum(max(0, size - room) for size, room in sizes)
+
+    def _room(self, tokenizer: Any) -> int:
+        return self.length - sum(len(getattr(tokenizer, name, ())) for name in ("start_ids", "end_ids"))
+
     def _cut(self, side: str, tokens_T: np.ndarray) -> np.ndarray:
         tokenizer = self.source_tokenizer if side == "source" else self.tokenizer
         start, end = (np.array(getattr(tokenizer, name, ()), np.int32) for name in ("start_ids", "end_ids"))
-        room = self.length - len(start) - len(end)
+        room = self._room(tokenizer)
         if len(tokens_T) > room:
             what = f"{side}s of more than {self.length} tokens (sequence_length) cut"
             self.counts[what] = self.counts.get(what, 0) + 1

@@ -59,15 +59,23 @@ class Task:
 
     def example(self, raw: dict) -> dict[str, np.ndarray]:
         """Raw pair, or one conversation twice, to be scored -> the features of one example."""
-        if {"chosen", "rejected"} <= raw.keys():
-            sides = [ids for ids, _ in preferences.encoded(self._format, raw, self.system)]
-        else:
-            sides = [self._format.encode(conversation.messages_of(raw, self.system)).ids] * 2
+        sides = self._sides(raw)
         if max(map(len, sides)) > self.length:
             what = f"conversations of more than {self.length} tokens (sequence_length) cut at the beginning"
             self.counts[what] = self.counts.get(what, 0) + sum(len(ids) > self.length for ids in sides)
         made = [dict(tokens=ids[-self.length :], segments=np.ones(min(len(ids), self.length), np.int32)) for ids in sides]
         return {**preferences.stacked(*made), "weights": np.float32({"chosen", "rejected"} <= raw.keys())}
+
+    def extent(self, raw: dict) -> tuple[int, int]:
+        """Returns the tokens of an item's conversations, and how many of them the model does not see."""
+        sides = self._sides(raw) if {"chosen", "rejected"} <= raw.keys() else self._sides(raw)[:1]
+        return sum(map(len, sides)), sum(max(0, len(ids) - self.length) for ids in sides)
+
+    def _sides(self, raw: dict) -> list[np.ndarray]:
+        """Returns the ids of the chosen and the rejected conversation, or of the only one twice."""
+        if {"chosen", "rejected"} <= raw.keys():
+            return [ids for ids, _ in preferences.encoded(self._format, raw, self.system)]
+        return [self._format.encode(conversation.messages_of(raw, self.system)).ids] * 2
 
     def fingerprint(self) -> str:
         """Changes with whatever changes `example`."""

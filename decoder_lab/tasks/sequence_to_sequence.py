@@ -132,6 +132,11 @@ class Task:
         source = self._cut(self._source(raw))
         return {"tokens": self._start(), "inputs": {"source": source, "source_segments": np.ones(len(source), np.int32)}}
 
+    def extent(self, raw: dict) -> tuple[int, int]:
+        """Returns a source's tokens, 0 where it is blank, and how many of them the model does not see."""
+        source = self._source(raw)
+        return (len(source) if raw["source"].strip() else 0), len(source) - len(self._cut(source))
+
     def _start(self) -> list[int]:
         return list(self.start_ids) or [self.tokenizer.eos_id]
 
@@ -201,8 +206,11 @@ class Task:
 
 def _field(raw: dict, name: str) -> str:
     if not isinstance(raw.get(name), str):
+        got = f"is {raw[name]!r:.60}" if name in raw else f"is not there (it has {', '.join(sorted(raw)) or 'nothing'})"
         raise UserError(
-            f'sequence_to_sequence: an item has no text "{name}" (it has {", ".join(sorted(raw)) or "nothing"}): choose a source of pairs, '
-            "such as parallel or tsv, and name its fields source and target."
+            f'sequence_to_sequence: expected a text in an item\'s field "{name}", which {got}. '
+            'An item is {"source": "...", "target": "..."}, to be predicted the source alone. '
+            "Fields of other names get these by --config.data.source.kw.fields, of a source of pairs "
+            "such as tsv."
         )
     return raw[name]

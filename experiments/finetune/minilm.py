@@ -16,7 +16,7 @@ names another directory of a BERT's weights.
 | sst2, full (436 steps) | 1 CPU core | 8 min | 88.0 accuracy | 88.07 (seed 0) |
 | sst2, lora; adalora; adapter | 1 CPU core | 5 to 10 min | at most 1.5 below full | 87.50; 87.50; 87.04 (seed 0) |
 | sst2, ia3; bitfit; prefix; prompt | 1 CPU core | 4 to 7 min | - | 85.78; 83.37; 83.26; 83.14 (seed 0) |
-| banking77, lora, stopped after 258 steps, 0.8 of 4 epochs | 2 CPU cores, loaded | 25 min | 91.0 accuracy in the end | 89.61 (seed 0) |
+| banking77, lora, lr 2e-3, stopped at 0.8 of 4 epochs | 2 CPU cores, loaded | 25 min | 91.0 accuracy in the end | 89.61 (seed 0) |
 | squad, full | one GPU, or CPU hours | - | 75.0 F1 | not yet measured |
 | wnut17, ncbi, full | 2 CPU cores | - | above those from scratch (wnut17: 20.8 F1) | not yet measured |
 """

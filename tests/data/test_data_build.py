@@ -262,3 +262,18 @@ def test_every_plugin_keeps_its_contract(kind, folder):
         assert all(hasattr(found, m) or m in lookup.fields(kind, name) for m in methods), name
         assert all(field.default is not None or field.optional for field in lookup.fields(kind, name).values()), name
         assert found.__doc__ and not found.__doc__.startswith(f"{found.__name__}("), name
+
+
+def test_a_wrong_item_of_the_train_split_is_named_by_its_number():
+    def wrong(what):
+        raise UserError(what)
+
+    def fit(items):
+        if len([raw for raw in items if raw["label"] or wrong("no label")]) < 2:
+            wrong("too few")
+
+    task = types.SimpleNamespace(fit=fit)
+    with pytest.raises(UserError, match="^item 1 of the train split .counted from 0.: no label$"):
+        build._fitted(task, [{"label": "a"}, {"label": None}, {"label": "b"}])
+    with pytest.raises(UserError, match="^too few$"):
+        build._fitted(task, [{"label": "a"}])

@@ -141,3 +141,10 @@ def test_a_limit_takes_whole_items():
     for limit, expected in ((None, {0, 1, 2, 3}), (2, {0, 2}), (9, {0, 1, 2, 3})):
         taken = np.concatenate([e_B[e_B >= 0] for e_B, _ in rows.plan(2, 1, limit).evaluation()])
         assert sorted(taken.tolist()) == [e for e in range(len(index)) if index[e] in expected]
+
+
+def test_the_extent_of_a_question_is_what_is_read_and_what_is_cut():
+    task = task_of(max_question_length=2)
+    size, cut = task.extent(item("What has Ann?", None))
+    assert cut == 2 and size == 4 + len(task._read(CONTEXT)[0])
+    assert task.extent(item("What has Ann?", None, context=" "))[0] == task.extent(item("", None))[0] == 0

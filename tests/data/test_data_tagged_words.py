@@ -155,3 +155,17 @@ def test_words_and_tags_must_be_as_many():
         made([{"words": ["a", "b"], "tags": ["O"]}])
     with pytest.raises(UserError, match="words"):
         made().example({"text": "a"})
+
+
+@pytest.mark.parametrize("item", [{"words": "Ann went"}, {"words": ["Ann", 3]}, {"words": ["Ann"], "tags": "O"}])
+def test_words_and_tags_are_lists_of_texts(item):
+    """A string was taken for its letters."""
+    with pytest.raises(UserError, match="expected a list of texts in an item's field .*which is "):
+        made().example(item)
+    with pytest.raises(UserError, match='field "words", .*which is not there; there are: text'):
+        made().example({"text": "Ann went"})
+
+
+def test_the_extent_of_a_sentence_is_what_is_read_and_what_is_cut():
+    features = made(length=2)
+    assert features.extent({"words": ["Ann", "Grandes"]}) == (6, 2) and features.extent({"words": []}) == (0, 0)

@@ -144,6 +144,28 @@ def test_the_prompt_of_a_model_of_pairs_is_its_source(options):
     assert out.getvalue().splitlines()[1::2] == ["hello", "cab"]
 
 
+def test_a_source_must_be_there_and_is_said_to_be_cut():
+    class Short(Pairs):
+        def prompt(self, raw):
+            return super().prompt({"source": raw["source"][:3]})
+
+        def extent(self, raw):
+            return len(raw["source"]), max(0, len(raw["source"]) - 3)
+
+    options = dict(num_tokens=12, temperature=0.0)
+    for given in ({}, dict(prompt=("cab", " "))):
+        with pytest.raises(UserError, match="--prompt: this model writes of a source"):
+            run(Echo(), PARAMS, Letters(), Options(**given, **options), io.StringIO(), task=Short())
+    for prompts, said in (
+        (("hello",), "did not see: 2 of prompt 1\n"),
+        (("cab", "hello"), "did not see: 2 of prompt 2\n"),
+        (("cab",), "]\n"),
+    ):
+        news = io.StringIO()
+        run(Echo(), PARAMS, Letters(), Options(prompt=prompts, **options), io.StringIO(), task=Short(), news=news)
+        assert news.getvalue().endswith(said)
+
+
 def test_a_stream_is_shown_while_it_grows():
     out = Pieces()
     run(Counting(), PARAMS, Letters(), Options(prompt=("a",), num_tokens=20), out)

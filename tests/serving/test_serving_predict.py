@@ -77,6 +77,33 @@ def test_a_wrong_item_is_named_and_answers_are_not_looked_at(monkeypatch):
         predict.run(items, answer, io.StringIO())
 
 
+def test_blank_sources_give_null_and_cut_ones_say_so(monkeypatch):
+    """An empty line was answered with an invention, and a long one cut without a word."""
+
+    class Pairs:
+        def prompt(self, raw):
+            return {"tokens": list(raw["source"][:3])}
+
+        def extent(self, raw):
+            return len(raw["source"].strip()), max(0, len(raw["source"]) - 3)
+
+    def generate_all(generator, params, prompts, settings, *, seed, numbers, **sizes):
+        return [
+            types.SimpleNamespace(text=f"{number} {''.join(prompt['tokens'])}") for number, prompt in zip(numbers, prompts, strict=True)
+        ]
+
+    monkeypatch.setattr(predict, "AT_ONCE", 2)
+    monkeypatch.setattr("decoder_lab.decoding.generate.Generator.for_task", lambda *_: None)
+    monkeypatch.setattr("decoder_lab.decoding.batches.generate_all", generate_all)
+    answer = predict.writer(Pairs(), None, None, None, None, num_tokens=1, batch_size=1, seed=0)
+    out, news = io.StringIO(), io.StringIO()
+    predict.run([{"source": text} for text in ("", " ", "abcdef", "", "ab")], answer, out, news)
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [line["prediction"] for line in lines] == [None, None, "2 abc", None, "4 ab"]
+    assert [line.get("cut") for line in lines] == [None, None, 3, None, None]
+    assert [line[:28] for line in news.getvalue().splitlines()] == ["warning: 1 of 5 items: too l", "warning: 3 of 5 items: nothi"]
+
+
 def test_an_output_takes_its_name_when_it_is_whole(tmp_path):
     path = tmp_path / "out.jsonl"
     path.write_text("before")

@@ -74,6 +74,31 @@ def test_labels_come_from_the_train_split_in_order():
     assert task.fingerprint() != made(TRAIN[:2]).fingerprint() != made(TRAIN[:2], keep="tail").fingerprint()
 
 
+@pytest.mark.parametrize("wrong", [None, "", " ", {"x": 1}, ["good"], float("nan")])
+def test_what_is_no_label_is_no_class(wrong):
+    """Each of these was a class of its own, named None or {'x': 1}."""
+    with pytest.raises(UserError, match='expected a label in field "label", a text or a number'):
+        made([*TRAIN, dict(text="a", label=wrong)])
+    with pytest.raises(UserError, match='expected a label in field "label", a text or a number'):
+        made(kind="multi", items=[dict(text="a", label=["x", "y"]), dict(text="b", label=["x", wrong])])
+    with pytest.raises(UserError, match='expected a label in field "label", a text or a number'):
+        made().example(dict(text="a", label=wrong))
+
+
+def test_an_item_without_a_label_is_counted():
+    task = made()
+    assert task.example(dict(text="a"))["weights"] == 0 and 'without a field "label"' in next(iter(task.counts))
+
+
+def test_the_extent_of_an_item_is_what_is_read_and_what_is_cut():
+    task, pair = made(length=4), made([dict(text="a", text_pair="b", label=x) for x in "xy"], length=5, pairs="separator")
+    assert task.extent(dict(text="abcdefg")) == (7, 3) and task.extent(dict(text="abcd")) == (4, 0) and task.extent(dict(text=""))[0] == 0
+    assert pair.extent(dict(text="abc", text_pair="def")) == (7, 2) and pair.extent(dict(text="", text_pair=""))[0] == 0
+    assert pair.extent(dict(text="a", text_pair=""))[0] > 0
+    with pytest.raises(UserError, match="(?s)is not there; there are: sentence, y.*--config.task.kw.text_field.*kw.fields"):
+        task.example(dict(sentence="a", y="good"))
+
+
 @pytest.mark.parametrize("keep, want", [("head", "abcd"), ("tail", "ghij"), ("both", "abij")])
 def test_long_texts_are_cut_as_stated_and_counted(keep, want):
     task = made(length=4, keep=keep)

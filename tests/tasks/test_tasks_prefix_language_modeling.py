@@ -90,3 +90,8 @@ def test_only_a_model_that_can_is_asked_to_read_in_both_directions():
         model.init(jax.random.key(0), Task(Tokenizer(), 16).dummy(), True, method=Task(Tokenizer(), 16).forward)
     task = Task(Tokenizer(), 16, bidirectional_prefix=False)
     assert model.init(jax.random.key(0), task.dummy(), True, method=task.forward)
+
+
+def test_the_extent_of_a_source_is_what_is_read_and_what_is_cut():
+    task = Task(Tokenizer(), 8, max_source_length=3)
+    assert task.extent({"source": "abcde"}) == (5, 2) and task.extent({"source": "abc"}) == (3, 0) and task.extent({"source": " "})[0] == 0

@@ -103,3 +103,9 @@ def test_texts_are_cut_and_counted_and_fields_asked_for():
     assert example["source"].tolist() == [1, 2, 3] and list(task.counts.values()) == [1]
     with pytest.raises(UserError, match='no text "target" .it has source'):
         task.example(dict(source="a"))
+
+
+def test_the_extent_of_a_pair_is_what_is_read_and_what_is_cut():
+    task = Task(Words(), Words(), 3)
+    assert task.extent(dict(source="abcde", target="abcd")) == (9, 3) and task.extent(dict(source="", target="abc")) == (3, 0)
+    assert task.extent(dict(source="", target=""))[0] == 0

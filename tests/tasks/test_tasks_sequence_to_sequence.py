@@ -203,3 +203,12 @@ def test_mistakes_are_named():
         loss_chunk=0, label_smoothing=1.0, sampling_rate=0.0, scheduled_sampling="linear", max_source_length=1, max_target_length=None
     )
     assert len(problems(kw, None)) == 3 and len(problems({**kw, "max_target_length": 9}, 8)) == 4
+
+
+def test_the_extent_of_a_source_is_what_is_read_and_what_is_cut():
+    task = Task(Letters(), Letters(), 8, max_source_length=4)
+    assert task.extent({"source": "abcdef"}) == (7, 3) and task.extent({"source": "abc"}) == (4, 0)  # the eos counts and stays
+    blank = type("Blanks", (Letters,), {"encode": lambda self, text: np.zeros(len(text), np.int32)})()
+    assert Task(blank, blank, 8).extent({"source": " "})[0] == 0
+    with pytest.raises(UserError, match='"source", which is not there .it has src..*An item is {"source"'):
+        task.prompt({"src": "a"})

@@ -13,7 +13,7 @@ import numpy as np
 
 from decoder_lab.core.errors import UserError
 from decoder_lab.data import counter
-from decoder_lab.data.examples import Examples
+from decoder_lab.data.examples import SEQUENCES, Examples
 
 MOST_LENGTHS = 512  # lengths that are looked at as borders
 ROWS, BATCHES = 1, 2  # keep the streams of random orders apart
@@ -38,8 +38,7 @@ class Packing:
     pad_to: int = 8
 
     def __post_init__(self):
-        ragged = [n for n in self.examples.ragged if n not in self.examples.fixed]
-        for name in ragged:
+        for name in (n for n in self.examples.ragged if n not in self.examples.fixed or n in SEQUENCES):
             too_long = self.examples.lengths(name) > self.length
             if too_long.any():
                 most = int(self.examples.lengths(name).max())
@@ -64,7 +63,7 @@ class Bucket:
 
     Attributes:
       widths: padded length of each ragged feature.
-      width: the longest of them.
+      width: the longest of them that counts: not that of a vector of labels, as long in every example.
       rows: of a batch.
       e_N: the examples.
       cells: the examples of each source, and how many of them an epoch has.
@@ -98,7 +97,8 @@ class Plan:
         for group, cells in zip(groups, shares, strict=True):
             members = e_N[group]
             widths = {name: self._width(name, lengths[name][members]) for name in self.examples.ragged}
-            width = max([w for n, w in widths.items() if n not in self.examples.fixed] or [packing.length])
+            counted = [w for n, w in widths.items() if n not in self.examples.fixed or n in SEQUENCES]
+            width = max(1, *(counted or [packing.length]))
             rows = batch_size if packing.by == "examples" else batch_size * packing.length // width
             rows = max(multiple, rows // multiple * multiple)
             rows = min(rows, -(-max(1, sum(n for _, n in cells)) // multiple) * multiple)
@@ -115,7 +115,8 @@ class Plan:
     @property
     def num_tokens(self) -> int:
         """Tokens of an epoch without padding, of each example's longest feature."""
-        return int(sum(self.examples.longest_E[e_N].mean() * n for b in self.buckets for e_N, n in b.cells if n))
+        longest_E = np.maximum(self.examples.longest_E, self.examples.fixed_width)
+        return int(sum(longest_E[e_N].mean() * n for b in self.buckets for e_N, n in b.cells if n))
 
     @property
     def padding(self) -> float:

@@ -186,3 +186,20 @@ def test_feeds_over_three_million_tokens_a_second():
         best = max(best, lengths.sum() / (time.process_time() - began))
     print(f"{best / 1e6:.1f} million tokens a second")
     assert best > 3e6
+
+
+@pytest.mark.parametrize("by, rows_wanted", [("tokens", 64), ("examples", 16)])
+def test_examples_that_all_have_one_length_fill_their_batches(by, rows_wanted):
+    """Their bucket was counted as wide as sequence_length: a quarter of the tokens, and padding where there is none."""
+    features = {"tokens": np.ones(8, np.int32), "segments": np.ones(8, np.int32), "label_set": np.ones(20, np.int32)}
+    (bucket,) = (plan := buckets.Packing(example_lib.in_memory([features] * 64), 32, by=by).plan(16)).buckets
+    assert (bucket.width, bucket.rows, plan.padding) == (8, rows_wanted, 0)
+    assert plan.take(0, 0, 0)["tokens"].shape == (rows_wanted, 8)
+
+
+def test_one_side_of_one_length_counts_where_it_is_the_longest():
+    found = example_lib.in_memory({"source": np.ones(n, np.int32), "tokens": np.ones(32, np.int32)} for n in (3, 8) * 64)
+    plan = buckets.Packing(found, 32, by="tokens").plan(4)
+    assert {bucket.rows for bucket in plan.buckets} == {4} and plan.padding == 0
+    with pytest.raises(UserError, match="128 of 128 examples have more than sequence_length = 31 tokens"):
+        buckets.Packing(found, 31)
