@@ -140,5 +140,5 @@ def narrow(stddev: float, key: jax.Array, kernel: jax.Array, shape: tuple[int, .
 
 
 def product(x: jax.Array, part: jax.Array) -> jax.Array:
-    """Returns x @ part in the dtype of x. Its derivative transposes the narrower factor: XLA on a CPU would work out the wider one twice."""
+    """Returns x @ part in the dtype of x. Its derivative transposes the narrower factor: XLA on CPUs would work out the wider one twice."""
     return linear.product(x, part, x.dtype)
