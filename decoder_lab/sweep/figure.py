@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from decoder_lab.core.errors import UserError
+from decoder_lab.report import chart
 from decoder_lab.report.plots import COLOURS, STYLES
 from decoder_lab.sweep import folder as folders
 from decoder_lab.sweep import naming
@@ -85,12 +86,9 @@ def _series(folder: Folder, run: str, name: str) -> dict[int, float]:
 
 
 def _finish(top: Any, bottom: Any, objective: Objective, count: int) -> None:
-    values = np.concatenate([line.get_ydata() for line in top.get_lines()])
-    values = values[np.isfinite(values)]
-    if len(values) > 3:  # the first steps would press everything else flat
-        low, high = (values.min(), np.quantile(values, 0.85)) if objective.mode == "min" else (np.quantile(values, 0.15), values.max())
-        margin = 0.08 * (high - low) + 1e-9
-        top.set_ylim(low - margin, high + margin)
+    curves = [np.asarray(line.get_ydata(), np.float64) for line in top.get_lines()]
+    trained = [curve[1:] if len(curve) > 2 else curve for curve in curves]  # what is untrained would press everything else flat
+    top.set_ylim(*chart.focus(np.concatenate(trained)))
     top.set(ylabel=objective.name.rpartition("/")[2], title=f"{objective.name} (the legend gives each one's {objective.value} value)")
     bottom.set(xlabel="optimiser step", ylabel="learning rate")
     bottom.set_ylim(bottom=0)

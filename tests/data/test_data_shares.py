@@ -38,7 +38,7 @@ def test_rows_of_a_batch_are_read_once_over_all_processes(count):
 class Examples:
     """Examples of many lengths, as `data.examples.Examples` gives them."""
 
-    ragged, fixed, weights = ("tokens",), {}, None
+    ragged, fixed, fixed_width, weights = ("tokens",), {}, 0, None
 
     def __init__(self, lengths):
         self.longest_E = np.asarray(lengths)

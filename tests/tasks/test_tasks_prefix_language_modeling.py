@@ -49,7 +49,7 @@ def test_long_pairs_are_cut_or_dropped_and_counted():
     for kw in (dict(max_source_length=6, max_target_length=3), *wrong):
         assert "do not fit a row of 8" in problems({**plain, **kw}, 8)[0]
     assert problems(plain, 8) == problems({**plain, "max_source_length": 6}, 8) == problems({**plain, **wrong[0]}, None) == []
-    with pytest.raises(UserError, match='no text "target"'):
+    with pytest.raises(UserError, match='field "target", which is not there .it has source.'):
         task.example({"source": "a"})
     assert len(problems(dict(label_smoothing=1.0, max_source_length=1, max_target_length=None), 8)) == 2
 

@@ -195,7 +195,7 @@ def test_mistakes_are_named():
     with pytest.raises(UserError, match="source_tokenizer"):
         Task(Letters(), silent, 8)
     Task(Letters(), silent, 8, source_eos=False)
-    with pytest.raises(UserError, match='no text "target".*it has source, text'):
+    with pytest.raises(UserError, match='field "target", which is not there .it has source, text.'):
         task().example({"source": "a", "text": "b"})
     with pytest.raises(UserError, match="prefix_language_modeling"):
         task().forward(types.SimpleNamespace(), {}, True)
