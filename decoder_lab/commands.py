@@ -243,7 +243,7 @@ def predict(config: Any, flags: argparse.Namespace) -> int:
         _refuse_unused(options, ("checkpoint",), f'of a run of task "{config.task.name}" writes no text')
     elif not hasattr(kind, "prompt"):
         raise UserError(f'task "{config.task.name}" predicts nothing of an item; fine-tune the run with a task that does.')
-    serving.check(flags.input, experiment.task)
+    serving.check(flags.input, experiment.task, config.data.source)
     params, _ = resume.inference_params(experiment, flags.checkpoint)
     task, model = experiment.task, experiment.model
     if hasattr(task, "predict"):
@@ -252,7 +252,7 @@ def predict(config: Any, flags: argparse.Namespace) -> int:
         settings = options.settings() if options.beam_size > 1 else Sampling(min_tokens=options.min_tokens, temperature=0.0)
         sizes = dict(num_tokens=options.num_tokens, batch_size=flags.batch_size, seed=options.seed)
         answer = serving.writer(task, model, params, experiment.tokenizer, settings, **sizes)
-    items = serving.read_items(flags.input, task)
+    items = serving.read_items(flags.input, task, config.data.source)
     if not flags.output:
         serving.run(items, answer, sys.stdout)
         return 0

@@ -28,7 +28,7 @@ MODES = {
     "train": "train a model, or go on with the run that is in the workdir",
     "evaluate": "evaluate a run's checkpoint on a full pass over a split",
     "generate": "write text with a run's checkpoint: go on from --prompt, or translate, summarise, answer it",
-    "predict": "predict for every item of --input with a run's checkpoint: JSON lines, or a text a line",
+    "predict": "predict for every item of --input with a run's checkpoint: JSON lines, a table, or a text a line",
     "attention": "draw where a run's model looks in --prompt (and --target): a picture and a page",
     "import": "make a run of a model's directory of Hugging Face (--huggingface), to generate with, evaluate or begin from",
     "export": "write a run's model for others (--format, --output): a directory for transformers, or compiled functions",
@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
         "--vocab_size", type=int, default=0, help="plan without data, for a vocabulary of this size (default: 0, the run's own tokenizer)"
     )
     group = made.add_argument_group("predict and attention")
-    group.add_argument("--input", default="", metavar="FILE", help="predict: JSON lines (.jsonl) or a text a line; - is standard input")
+    group.add_argument("--input", default="", metavar="FILE", help="predict: .jsonl, .csv, .tsv or a text a line; - is standard input")
     group.add_argument(
         "--output", default="", metavar="FILE", help="predict: where to (default: the terminal); attention: the picture's name"
     )

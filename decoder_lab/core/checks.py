@@ -29,6 +29,7 @@ def check(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
     if micro > 0 and batch % micro:
         problems.append(f"accumulate: batch_size {batch} cannot be cut into {micro} equal micro-batches.")
     problems.extend(_mesh_problems({name: tree[f"mesh.{name}"][1] for name in AXES}, tree))
+    problems.extend(_warmup_problems(tree))
     metric = tree["checkpoint.metric"][1]
     evaluators = sorted({path.split(".")[1] for path in tree if path.startswith("evaluators.")})
     for name in set(evaluators) & set(fields.EVALUATORS_TAKEN):
@@ -59,6 +60,21 @@ def _mesh_problems(sizes: dict[str, int], tree: dict[str, tuple[Field, Any]]) ->
         if tree["compiler_options"][1]:
             found.append('compiler_options: jax.pmap takes none. Use parallel="jit".')
     return found
+
+
+def _warmup_problems(tree: dict[str, tuple[Field, Any]]) -> list[str]:
+    """Returns why a warm-up in steps or in per cent leaves nothing of the run; other units are counted when the data is there."""
+    path = "schedule.kw.warmup"
+    field, value = tree.get(path, (None, None))
+    if field is None or not field.duration or not isinstance(value, str) or typed.problems(path, field, value):
+        return []
+    number, unit = durations.parse(value)
+    total = tree["total_steps"][1]
+    if unit == "%" and number >= 100:
+        return [f'{path}: got "{value}", expected less than 100%: a warm-up ends before the run does.']
+    if unit == "steps" and isinstance(total, int) and number and number >= total > 0 and tree["total_epochs"][1] is None:
+        return [f'{path}: a warm-up of "{value}" does not end within total_steps = {total}: make it shorter, such as "5%".']
+    return []
 
 
 def _best_problems(metric: str, evaluators: list[str], tree: dict[str, tuple[Field, Any]]) -> list[str]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import pathlib
 import runpy
+import shlex
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -57,13 +58,14 @@ def read_file(spec: str) -> dict:
 def parse_argument(argument: str, **defaults: Any) -> config_dict.ConfigDict:
     """Parses the "key=value,key=value" after the colon of --config=file.py:... by the types of `defaults`; unknown keys are errors.
 
-    A tuple among the defaults are the choices of a key, the first of them its default.
+    A tuple among the defaults are the choices of a key, the first of them its default. A value with a comma stands in double quotes.
     """
     values = config_dict.ConfigDict({k: v[0] if isinstance(v, tuple) else v for k, v in defaults.items()})
-    for item in filter(None, argument.split(",")):
+    for item in _divided(argument):
         key, equals, text = item.partition("=")
         if key not in defaults:
-            raise UserError(f'config argument "{key}" is not known.{nearest(key, defaults)} Known: {", ".join(sorted(defaults))}.')
+            comma = "" if equals or item == argument else ' A value with a comma stands in double quotes: data="a,b".'
+            raise UserError(f'config argument "{key}" is not known.{nearest(key, defaults)} Known: {", ".join(sorted(defaults))}.{comma}')
         try:
             values[key] = value = typed.parse(Field(type(values[key])), text if equals or not isinstance(values[key], bool) else "true")
         except ValueError as error:
@@ -72,6 +74,17 @@ def parse_argument(argument: str, **defaults: Any) -> config_dict.ConfigDict:
         if value not in choices:
             raise UserError(f'config argument {key}: "{text}" is not known.{nearest(text, choices)} Known: {", ".join(map(str, choices))}.')
     return values
+
+
+def _divided(argument: str) -> list[str]:
+    """Returns the parts between commas that stand in no double quotes, and are not empty."""
+    parts = shlex.shlex(argument, posix=True)
+    parts.whitespace, parts.quotes, parts.escape, parts.commenters = ",", '"', "", ""
+    parts.whitespace_split = True
+    try:
+        return list(filter(None, parts))
+    except ValueError as error:
+        raise UserError(f"config argument {argument}: a double quote is not closed.") from error
 
 
 def resolve(delta: dict, overrides: list[str] = (), spec: str = "config") -> config_dict.ConfigDict:
@@ -189,7 +202,16 @@ def _override(tree: dict[str, tuple[Field, Any]], key: str, text: str, problems:
     elif inside := [path for path in tree if path.startswith(key + ".") and tree[path][0] is not GROUP]:
         problems.append(f"--config.{key} is a group of settings; set one of them, such as --config.{inside[0]}={tree[inside[0]][1]!r}.")
     else:
-        problems.append(f"--config.{key} is not known.{_nearest_path(key, tree)}")
+        problems.append(f"--config.{key} is not known{_settings_beside(key, tree)}.{_nearest_path(key, tree)}")
+
+
+def _settings_beside(key: str, tree: dict[str, tuple[Field, Any]]) -> str:
+    """Returns " (name has: settings)" of the plug-in whose setting `key` would be, or "" where it is none's."""
+    path, found, _ = key.rpartition(".kw.")
+    if not found or f"{path}.name" not in tree or not isinstance(name := tree[f"{path}.name"][1], str):
+        return ""
+    settings = dict.fromkeys(p[len(path) + 4 :].split(".")[0] for p in tree if p.startswith(f"{path}.kw."))
+    return f" ({name} has {', '.join(settings) or 'no settings'})"
 
 
 def _complete_plugin(path, kind, plugin, pairs, tree, problems, spec, extra=None) -> None:

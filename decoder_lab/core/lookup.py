@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from decoder_lab.core import modules
 from decoder_lab.core.errors import UserError, unknown
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent
@@ -252,39 +253,20 @@ def _origins(prefix: str, name: str, tree: ast.Module, path: pathlib.Path) -> li
             level = item.level if isinstance(item, ast.ImportFrom) else 0
             folder = path.parents[level - 1] if level else None
             if isinstance(item, ast.Import) and called == prefix:
-                found.append((_module_file(alias.name), name))
+                found.append((modules.source_of(alias.name), name))
             elif isinstance(item, ast.ImportFrom) and called == prefix:
-                found.append((_module_file(".".join(filter(None, [item.module, alias.name])), folder), name))
+                found.append((modules.source_of(".".join(filter(None, [item.module, alias.name])), folder), name))
             elif isinstance(item, ast.ImportFrom) and not prefix and called == name:
-                found.append((_module_file(item.module or "", folder), alias.name))
+                found.append((modules.source_of(item.module or "", folder), alias.name))
     return [(file, original) for file, original in found if file is not None]
-
-
-def _module_file(name: str, folder: pathlib.Path | None = None) -> pathlib.Path | None:
-    """Returns the source of a module, of which not even the parent packages are imported; `folder` is where a relative name begins."""
-    first, *rest = name.split(".")
-    if folder is not None:
-        starts = [folder / first]
-    else:
-        spec = importlib.util.find_spec(first) if first else None
-        if spec is None:
-            return None
-        starts = [pathlib.Path(p) for p in spec.submodule_search_locations or ()]
-        starts = starts or ([pathlib.Path(spec.origin).with_suffix("")] if spec.has_location else [])
-    for start in starts:
-        place = start.joinpath(*rest)
-        for file in (place.with_name(place.name + ".py"), place / "__init__.py"):
-            if file.is_file():
-                return file
-    return None
 
 
 def _location(kind: str, name: str) -> tuple[pathlib.Path, str]:
     folder, attribute = KINDS[kind]
     if "." in name:
-        file = _module_file(name)
+        file = modules.source_of(name)
         if file is None:
-            raise UserError(f"{kind}: module {name} cannot be found. Run from the folder that holds it.")
+            raise UserError(f"{kind}: module {name} cannot be found.{modules.neighbour(name)} Run from the folder that holds it.")
         return file, attribute
     if name not in names(kind):
         raise UserError(unknown(kind, name, names(kind)))

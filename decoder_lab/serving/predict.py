@@ -1,30 +1,43 @@
 """Predictions of a trained model for a file of raw items: labels, tags, answers, or the texts of a task that writes.
 
-The input is JSON lines, each an object with the fields that the task reads (what is to be predicted may be missing), or plain text, one
-item a line, where the task reads one text. The output is one JSON line an item, in the same order, written batch by batch. Fields that
-hold what is to be predicted (`task.gold_fields`) are not looked at. Of an item whose texts are blank nothing is predicted: null.
+The input is JSON lines, each an object with the fields that the task reads (what is to be predicted may be missing), a table (.csv, .tsv)
+of these columns, or plain text, one item a line, where the task reads one text; all may be packed (.gz). The output is one JSON line an
+item, in the same order, written batch by batch. Fields that hold what is to be predicted (`task.gold_fields`) are not looked at. Of an item
+whose texts are blank nothing is predicted: null.
 """
 
 import contextlib
 import dataclasses
+import gzip
 import itertools
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
 from decoder_lab.core.errors import UserError
+from decoder_lab.data import records, tables
 
+TABLES = {
+    ".csv": dict(fields={}, join=" ", header=True, delimiter=",", quoted=True, encoding="utf-8"),
+    ".tsv": dict(fields={}, join=" ", header=True, delimiter="\t", quoted=False, encoding="utf-8"),
+}
+READING = tuple(TABLES[".csv"])  # settings of the sources of these names
 NOTHING = "nothing to predict of, as of a blank text; their prediction is null"
 AT_ONCE = 1024  # items that are read, sorted by length and answered together
 
 
-def read_items(path: str, task: Any) -> Iterator[dict]:
-    """Yields the raw items of a file, or of standard input for "-".
+def read_items(path: str, task: Any, source: Mapping[str, Any] | None = None) -> Iterator[dict]:
+    """Yields the raw items of a file (.gz too), or of standard input for "-".
 
-    A file is JSON lines where its name ends with .jsonl or .json, standard input where its first line is a JSON object.
+    A file is JSON lines where its name ends with .jsonl or .json, a table where it ends with .csv or .tsv, else plain text; standard input
+    is JSON lines where its first line is a JSON object.
+
+    Args:
+      source: `config.data.source` of the run: a table is read by the settings of a source csv or tsv, else it has a header that names the
+        fields.
     Errors: UserError with file and line.
     """
     if path == "-":
@@ -32,13 +45,29 @@ def read_items(path: str, task: Any) -> Iterator[dict]:
         return
     if not pathlib.Path(path).is_file():
         raise UserError(f'--input: there is no file {pathlib.Path(path).absolute()} ("-" reads standard input).')
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        yield from _items(file, path, path.endswith((".jsonl", ".json")), task)
+    packed = path.endswith(".gz")
+    kind = pathlib.Path(path.removesuffix(".gz")).suffix
+    if kind in TABLES:
+        yield from _rows(pathlib.Path(path), kind, task, source or {})
+        return
+    with (gzip.open if packed else open)(path, "rt", encoding="utf-8", errors="surrogateescape") as file:
+        try:
+            yield from _items(file, path, kind in (".jsonl", ".json"), task)
+        except (gzip.BadGzipFile, EOFError) as error:
+            raise UserError(f"{path}: not a complete gzip file: {error}.") from error
 
 
-def check(path: str, task: Any) -> None:
+def _rows(path: pathlib.Path, kind: str, task: Any, source: Mapping[str, Any]) -> Iterator[dict]:
+    """Yields the rows of a table as items; of the source's `fields` those are left out that hold what is to be predicted."""
+    kw = TABLES[kind] | ({k: source["kw"][k] for k in READING} if source.get("name") == kind[1:] else {})
+    fields = {name: place for name, place in kw["fields"].items() if name not in getattr(task, "gold_fields", ())}
+    table = tables.rows(path, kw["delimiter"], kw["quoted"], kw["header"], kw["encoding"])
+    yield from records.parsed(path, table, lambda row: records.mapped(row, fields, kw["join"]))
+
+
+def check(path: str, task: Any, source: Mapping[str, Any] | None = None) -> None:
     """Reads a file of items through, so that its mistakes are found before a model is loaded. Errors: as of `read_items`."""
-    for _ in read_items(path, task) if path != "-" else ():
+    for _ in read_items(path, task, source) if path != "-" else ():
         pass
 
 

@@ -235,8 +235,10 @@ def test_a_plugin_may_live_anywhere(tmp_path, monkeypatch):
     config = resolve({"schedule": {"name": "lab.mine", "kw": {}}}, "schedule.kw.bend=3")
     assert config.schedule.kw.bend == 3.0
     assert lookup.find("schedule", "lab.mine")(peak=2.0, total_steps=1, steps=int)(0) == 4.0
-    with pytest.raises(UserError, match="cannot be found"):
-        resolve({"schedule": {"name": "lab.yours", "kw": {}}})
+    with pytest.raises(UserError, match='lab.minne cannot be found. Did you mean "lab.mine"'):
+        resolve({"schedule": {"name": "lab.minne", "kw": {}}})
+    with pytest.raises(UserError, match=r"other\.mine cannot be found\. Run"):
+        resolve({"schedule": {"name": "other.mine", "kw": {}}})
 
 
 def test_an_argument_may_be_a_choice():
@@ -244,6 +246,29 @@ def test_an_argument_may_be_a_choice():
     assert config_lib.parse_argument("size=gpu", size=("cpu", "gpu")).size == "gpu"
     with pytest.raises(UserError, match='"gpv" is not known. Did you mean "gpu"'):
         config_lib.parse_argument("size=gpv", size=("cpu", "gpu"))
+
+
+def test_a_value_with_a_comma_stands_in_quotes():
+    found = config_lib.parse_argument('data="/tmp/a,b/*.txt",size=2', data="", size=1)
+    assert (found.data, found.size) == ("/tmp/a,b/*.txt", 2)
+    assert config_lib.parse_argument("data=/home/o'brien/#1\\x,size=3", data="", size=1).data == "/home/o'brien/#1\\x"
+    with pytest.raises(UserError, match='"b" is not known.*in double quotes: data="a,b"'):
+        config_lib.parse_argument("data=a,b", data="", size=1)
+    with pytest.raises(UserError, match="a double quote is not closed"):
+        config_lib.parse_argument('data="a,b', data="", size=1)
+
+
+def test_an_unknown_setting_of_a_nested_plugin_names_it_and_its_settings():
+    delta = dict(model=dict(name="classifier", kw=dict(variant="bag")), task="classification")
+    with pytest.raises(UserError, match=r"encoder\.kw\.width is not known \(bag_of_embeddings has .*embedding_dim"):
+        resolve(delta, "model.kw.encoder.kw.width=8")
+
+
+@pytest.mark.parametrize("warmup, said", [("200%", "less than 100%"), ("100 steps", "does not end within total_steps = 100")])
+def test_a_warm_up_longer_than_the_run_is_listed_with_the_other_problems(warmup, said):
+    with pytest.raises(UserError, match=f"2 problems(.|\n)*{said}"):
+        resolve(dict(total_steps=100), f"schedule.kw.warmup={warmup}", "lr=-1")
+    resolve(dict(total_steps=100, total_epochs=2.0), "schedule.kw.warmup=100 steps")  # how many steps those are is not known yet
 
 
 @pytest.mark.parametrize(

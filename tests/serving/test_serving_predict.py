@@ -1,6 +1,7 @@
 """Predictions for a file of items: every item answered, in order, whatever the batch, with mistakes named by line."""
 
 import dataclasses
+import gzip
 import io
 import json
 import pathlib
@@ -141,6 +142,25 @@ def test_json_lines_and_lines_of_text(tmp_path, monkeypatch):
     for typed, expected in [('{"text": "x"}\n', [{"text": "x"}]), ("x\n", [{"text": "x"}])]:
         monkeypatch.setattr("sys.stdin", io.StringIO(typed))
         assert list(predict.read_items("-", Sums())) == expected
+
+
+def test_tables_and_packed_files(tmp_path):
+    """A table is read as the run's source reads one, without the column that is to be predicted."""
+    labelled = types.SimpleNamespace(gold_fields=("label",))
+    table = 'comment,stars\n"a, b",3\nc,1\n'
+    own = dict(name="csv", kw=predict.TABLES[".csv"] | dict(fields=dict(text="comment", label="kind"), train="x.csv"))
+    path = tmp_path / "a.csv"
+    path.write_text(table)
+    assert [item["text"] for item in predict.read_items(str(path), labelled, own)] == ["a, b", "c"]
+    assert read(tmp_path, "b.tsv", 'text\tid\n"1\t7\n', Sums()) == [{"text": '"1', "id": "7"}]
+    with pytest.raises(UserError, match='a.csv:2: no field "comments".*Did you mean "comment"'):
+        list(predict.read_items(str(path), Sums(), own | dict(kw=own["kw"] | dict(fields=dict(text="comments")))))
+    lines = b'{"text": "a"}\n{"text": "b"}\n'
+    assert read(tmp_path, "a.jsonl.gz", gzip.compress(lines), Sums()) == [{"text": "a"}, {"text": "b"}]
+    assert read(tmp_path, "a.txt.gz", gzip.compress(b"a\n"), Sums()) == [{"text": "a"}]
+    for content in (gzip.compress(lines)[:-9], lines):
+        with pytest.raises(UserError, match="not a complete gzip file"):
+            read(tmp_path, "a.jsonl.gz", content, Sums())
 
 
 def test_mistakes_are_named_by_line(tmp_path):
