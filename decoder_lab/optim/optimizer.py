@@ -51,6 +51,9 @@ def make(
 ) -> tuple[optax.GradientTransformation, Callable[[Any], jax.Array]]:
     """Returns (the optimiser, learning rate as a function of the optimiser step).
 
+    The optimiser's `update` takes the rate of its step as `lr`, so that a compiled step need not hold the schedule; without it the count
+    in the state says which it is.
+
     Args:
       config: has `lr, weight_decay, clip_norm` (0 is off), `optimizer` (name, kw, no_decay, lr_multipliers) and `schedule` (name, kw).
       total_steps: optimiser steps of the run.
@@ -69,10 +72,17 @@ def make(
     by_path = scale_by_path(params, multipliers)
     scaling = by_path if scaling is None else optax.chain(by_path, scaling)
     build = _schedule_free if chosen.name.startswith("schedule_free_") else _by_name
-    parts = [build(chosen.name, _plain(chosen.kw), lr_fn, config.weight_decay, decayed, scaling, params)]
-    if config.clip_norm:
-        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
-    return optax.chain(*parts), lr_fn
+    clipping = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+
+    def built(rate: Callable) -> optax.GradientTransformation:
+        return optax.chain(*clipping, build(chosen.name, _plain(chosen.kw), rate, config.weight_decay, decayed, scaling, params))
+
+    by_count = built(lr_fn)
+
+    def update(updates: Any, state: Any, params: Any = None, *, lr: jax.Array | None = None) -> tuple[Any, Any]:
+        return (by_count if lr is None else built(lambda count: lr)).update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(by_count.init, update), lr_fn
 
 
 def make_schedule(config: Any, total_steps: int, steps: Callable[[str], int]) -> Callable[[Any], jax.Array]:

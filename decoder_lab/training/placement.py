@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -67,8 +68,28 @@ def jitted_step(experiment: Any) -> Callable:
     where = meshes.replicated(experiment.mesh)
     if not experiment.layout.is_whole:
         where = experiment.layout.of_state(jax.eval_shape(experiment.init_state))
-    outputs = (where, meshes.replicated(experiment.mesh))
-    return jax.jit(laid_out(experiment, step), donate_argnums=0, out_shardings=outputs, compiler_options=_compiler_options(experiment))
+    whole = meshes.replicated(experiment.mesh)
+    laid = laid_out(experiment, step)
+    compiled = jax.jit(laid, donate_argnums=0, out_shardings=(where, whole), compiler_options=_compiler_options(experiment))
+    return Step(compiled, jax.jit(lambda step, skipped: experiment.lr_fn(step - skipped), out_shardings=whole))
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A compiled step that is told its learning rate, which a program of its own works out: another schedule needs no other step."""
+
+    compiled: Any
+    rate: Callable
+
+    def __call__(self, state: steps.TrainState, batch: dict) -> tuple[steps.TrainState, dict]:
+        return self.compiled(state, batch, self.rate(state.step, state.skipped))
+
+    def trace(self, state: Any, batch: Any) -> Any:
+        """What jax.jit makes of arguments, or of shapes that say where they lie."""
+        return self.compiled.trace(state, batch, jax.eval_shape(self.rate, state.step, state.skipped))
+
+    def lower(self, state: Any, batch: Any) -> Any:
+        return self.trace(state, batch).lower()
 
 
 def _compiler_options(experiment: Any) -> dict[str, Any] | None:

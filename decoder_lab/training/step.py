@@ -162,14 +162,14 @@ def make_train_step(
     total_steps: int | None = None,
     adapter: Hooks | None = None,
     devices: Devices = Devices(),
-) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
-    """Returns `train_step(state, batch) -> (state, metrics)`.
+) -> Callable[..., tuple[TrainState, dict]]:
+    """Returns `train_step(state, batch, lr=None) -> (state, metrics)`; with the step's learning rate given, the program holds no schedule.
 
     Args:
       metrics_fn: `(params, batch, key) -> {name: (sum, weight)}`; "loss" is what is trained. With `total_steps` it takes `progress`
         too, the share of the run that is done, float32 in [0, 1], for what changes inside a loss over the run.
       optimizer: takes the mean gradient; clips it by its global norm if the config says so.
-      lr_fn: optimiser step -> learning rate, reported only.
+      lr_fn: optimiser step -> learning rate, reported where it is not given.
       accumulate: micro-batches a step.
       ema: decay, 0 for none.
       on_nonfinite: "skip" leaves state as it was at a bad step; "stop" leaves it so from the first bad step on, so that the state
@@ -180,7 +180,7 @@ def make_train_step(
     """
     penalty = (lambda params: None) if adapter is None else adapter.penalty
 
-    def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+    def train_step(state: TrainState, batch: dict, lr: jax.Array | None = None) -> tuple[TrainState, dict]:
         key = devices.own_key(jax.random.fold_in(state.key, state.step))
         trained_fn = of_trained(at_step(metrics_fn, state.step, total_steps), state.frozen)
         sums = sum_gradients(trained_fn, state.params, batch, key, accumulate, penalty, lambda metrics: devices.total(({}, metrics))[1])
@@ -188,7 +188,8 @@ def make_train_step(
         loss_sum, weight = metrics["loss"]
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-6), grads)
         norm = optax.tree.norm(grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        given = {} if lr is None else {"lr": lr}
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **given)
         params = optax.apply_updates(state.params, updates)
         average = None if state.ema is None else jax.tree.map(lambda e, p: ema * e + (1 - ema) * p, state.ema, params)
         memory = state.adapter
@@ -200,7 +201,7 @@ def make_train_step(
         halted = state.halted | ~finite if on_nonfinite == "stop" else state.halted
         new, old = (params, opt_state, average, memory), (state.params, state.opt_state, state.ema, state.adapter)
         params, opt_state, average, memory = jax.tree.map(lambda n, o: jnp.where(apply, n, o), new, old)
-        metrics = {**metrics, "grad_norm": (norm, 1.0), "lr": (lr_fn(state.step - state.skipped), 1.0)}
+        metrics = {**metrics, "grad_norm": (norm, 1.0), "lr": (lr_fn(state.step - state.skipped) if lr is None else lr, 1.0)}
         skipped = state.skipped + jnp.where(apply, 0, 1).astype(jnp.int32)
         return TrainState(state.step + 1, params, opt_state, average, state.key, skipped, halted, state.frozen, memory), metrics
 

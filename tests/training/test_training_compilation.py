@@ -1,11 +1,12 @@
 """What is compiled in a run: the step once, and nothing any more once the first numbers have been read."""
 
+import jax
 import pytest
 from jax import monitoring
 
 from decoder_lab.core import config as config_lib
 from decoder_lab.training import experiment as experiments
-from decoder_lab.training import loop
+from decoder_lab.training import loop, plan
 
 STEPS = 6
 COMPILED = "/jax/core/compile/jaxpr_to_mlir_module_duration"  # before the persistent cache is asked, hence also where that has the program
@@ -72,3 +73,16 @@ def test_a_resumed_run_compiles_its_step_once(tmp_path, compiled):
     compiled.clear()
     before = train(tmp_path, compiled, STEPS, checkpoint=dict(every="3", metric="", keep_best=0))
     assert len(before) == 3 and sum("train_step" in name for name in compiled) == 1, compiled
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_rate_schedule_and_length_of_a_run_are_in_no_program_of_a_step(tmp_path, same):
+    """So the runs of a sweep over them find the step in the compilation cache."""
+    changes = ("lr=5e-3", "total_steps=700", "schedule.name=linear", "seed=3") if same else ("weight_decay=0.3",)
+    delta = dict(batch_size=2, sequence_length=8, model=dict(name="decoder_only", kw=dict(num_layers=1, num_heads=2, width=16)))
+
+    def program(*overrides):
+        planned = plan.Planned(config_lib.resolve(delta, overrides), tmp_path, print, jax.devices()[:1], 32)
+        return planned.jitted_step().lower(planned.state_shapes(), planned.batch_shapes()[0]).as_text()
+
+    assert (program() == program(*changes)) is same
