@@ -14,11 +14,14 @@ import pytest
 import small_config
 import small_data
 
+from decoder_lab.core import chips, numbers
 from decoder_lab.core import config as config_lib
 from decoder_lab.data import interpreter
 from decoder_lab.parallel import mesh as meshes
+from decoder_lab.parallel import topology
 from decoder_lab.training import experiment as experiments
 from decoder_lab.training import loop
+from decoder_lab.training import plan as plans
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "experiments").rglob("*.py"))
@@ -38,6 +41,7 @@ TRAINED = {  # one for each task
     "experiments/tagging/ncbi_disease.py",
     "experiments/tagging/stdlib_joint.py",
 }
+MAKE_MESH = meshes.make_mesh  # as it is without `one_device`
 PACKAGES = ("asyncio/", "email/", "importlib/", "xml/", "unittest/")  # enough of the interpreter's library for every source made of it
 
 
@@ -120,6 +124,10 @@ def test_small_size_trains_two_steps(path, load, tmp_path):
     assert {line["step"] for line in lines} >= {2}
     assert any(config.checkpoint.metric in line for line in lines), "the number that the best checkpoint is chosen by"
     assert any("val/loss" in line for line in lines)
+    for key, evaluator in config.evaluators.items():
+        known = numbers.of_evaluator(evaluator, config.task)
+        written = {name for line in lines for name in line if name.startswith(f"{key}/")}
+        assert known is None or written <= {f"{key}/{name}" for name in known}, "what it gives is known beforehand"
 
 
 @pytest.mark.parametrize("path", sorted(set(CONFIGS) - TRAINED))
@@ -132,3 +140,16 @@ def test_small_size_traces_a_step_of_its_own_data(path, load, tmp_path):
     batch = experiment.feed.batch(0)
     metrics = jax.eval_shape(experiment.training_metrics, experiment.parameter_shapes, batch, jax.random.key(0), 0.5)
     assert metrics["loss"][0].shape == metrics["loss"][1].shape == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CONFIGS)
+def test_small_size_is_planned_for_gpus(path, load, tmp_path, monkeypatch):
+    """With its own data, in bfloat16, by two virtual devices in their place."""
+    monkeypatch.setattr(meshes, "make_mesh", MAKE_MESH)
+    config = config_lib.resolve(json.loads(config_lib.to_json(load(path)[1])), ["dtype=bfloat16"])
+    chip = chips.find("H100")
+    target = topology.Target(jax.devices()[:2], "gpu", chip, chip.memory, False)
+    plan, _ = plans.make(plans.Planned(config, tmp_path / "run", lambda line: None, target.devices), target)
+    assert plan.fits and plan.devices == 2 and plan.tokens > 0 and plan.parts["parameters"] > 0 and plan.times["memory"] > 0
+    assert len(plans.lines(plan, "title")) >= 6

@@ -22,12 +22,13 @@ import time
 from typing import Any
 
 from decoder_lab.core import config as config_lib
-from decoder_lab.core import lookup
-from decoder_lab.core.errors import UserError, nearest, unknown
+from decoder_lab.core import lock, lookup, numbers, runtime
+from decoder_lab.core.errors import UserError, unknown
 from decoder_lab.report import compare
 from decoder_lab.report import methods as report
 
 NEEDS_SETTINGS = ("freeze",)  # adapters that do nothing by default
+POLL_SECONDS = 0.2
 LAST_LINES = 12  # of a failed run's output that are shown
 
 
@@ -92,15 +93,13 @@ def score(config: Any, metric: str | None, mode: str | None) -> tuple[str, str]:
     Errors: UserError for a number that no evaluator of the config gives, and for one of which nobody says what is better.
     """
     key = metric or config.checkpoint.metric
-    known = (*config.evaluators, "train")
-    if metric and (first := metric.split("/")[0]) not in known:
-        told = ", ".join(f"{name}/..." for name in known)
-        raise UserError(f"--metric: {metric} comes from no evaluator of the config.{nearest(first, known)} There are: {told}.")
+    if wrong := numbers.problem("--metric", key, config.evaluators, config.task):
+        raise UserError(wrong)
     return key, mode or (config.checkpoint.mode if key == config.checkpoint.metric else compare.better((), key))
 
 
 class Processes:
-    """Runs one after another; a stop signal goes to the one that runs, which saves, and ends the rest."""
+    """Runs one after another; a stop signal goes to the one that runs, which saves, and ends the rest. So does the end of this process."""
 
     def __init__(self):
         self.stopped, self._now = False, None
@@ -114,13 +113,21 @@ class Processes:
             self._now.terminate()
 
     def run(self, run: Run) -> int:
-        """Runs it to its end; returns its exit code. What it used stands in its folder afterwards, and that it began before."""
+        """Runs it to its end; returns its exit code. What it used stands in its folder afterwards, and that it began before.
+
+        One that a killed process left saving is waited for.
+        """
+        while lock.held_here(run.path) and not self.stopped:
+            time.sleep(POLL_SECONDS)
+        if self.stopped:
+            return runtime.EXIT_RESUMABLE
         used = [*report.usage(run.path), {"command": run.command, "exit_code": None}]
         _write(run.path / report.USAGE, used)
         began = time.perf_counter()
         with open(run.path / "output.txt", "ab") as log:
             # in a session of its own, so that Ctrl-C reaches it once
-            self._now = subprocess.Popen([sys.executable, *run.command], stdout=log, stderr=log, start_new_session=True)
+            command = runtime.leashed([sys.executable, *run.command])
+            self._now = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
             _, status, resources = os.wait4(self._now.pid, 0)
             self._now.returncode = code = os.waitstatus_to_exitcode(status)
             self._now = None
@@ -153,6 +160,12 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unknown flag {wrong[0]}; settings of the runs are given as --config.NAME=VALUE.")
     runs, config = plan(flags.config, flags.methods, flags.seeds, flags.output, further)
     key, mode = score(config, flags.metric, flags.mode)
+    with lock.RunLock(flags.output):  # a second command would begin the same runs
+        return _work(flags, runs, key, mode)
+
+
+def _work(flags: argparse.Namespace, runs: list[Run], key: str, mode: str) -> int:
+    """Starts what is missing, one after another; returns the exit code."""
     missing = [run for run in runs if not run.done()]
     report.rows([run.path for run in runs if run not in missing], key, mode)  # says now what they lack, not after the next run
     print(f"{len(runs)} runs, {len(runs) - len(missing)} of them done; the score is {key} ({mode})", flush=True)
@@ -162,7 +175,7 @@ def main(argv: list[str]) -> int:
         code = processes.run(run)
         if processes.stopped:
             print("stopped; the same command goes on from here")
-            return 75
+            return runtime.EXIT_RESUMABLE
         used = report.usage(run.path)[-1]
         print(f"exit code {code}, {used['seconds']:.0f} s, {used['peak_bytes'] / 1e9:.2f} GB", flush=True)
         if code:

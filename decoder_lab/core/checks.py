@@ -3,10 +3,10 @@
 import re
 from typing import Any
 
-from decoder_lab.core import durations, fields, lookup
+from decoder_lab.core import durations, fields, lookup, numbers
 from decoder_lab.core import values as typed
 from decoder_lab.core.axes import AXES
-from decoder_lab.core.errors import unknown
+from decoder_lab.core.errors import UserError, unknown
 from decoder_lab.core.lookup import Field
 
 
@@ -35,7 +35,7 @@ def check(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
     for name in set(evaluators) & set(fields.EVALUATORS_TAKEN):
         problems.append(f"evaluators.{name}: the name is taken, {name}/... are training's own numbers; call it otherwise.")
     if tree["checkpoint.keep_best"][1]:
-        problems.extend(_best_problems(metric, evaluators, tree))
+        problems.extend(_best_problems(metric, tree))
     _check_plugins(tree, problems)
 
 
@@ -77,17 +77,14 @@ def _warmup_problems(tree: dict[str, tuple[Field, Any]]) -> list[str]:
     return []
 
 
-def _best_problems(metric: str, evaluators: list[str], tree: dict[str, tuple[Field, Any]]) -> list[str]:
+def _best_problems(metric: str, tree: dict[str, tuple[Field, Any]]) -> list[str]:
     """Returns why no checkpoint would ever be the best by this number."""
-    evaluator = metric.split("/")[0]
-    if evaluator not in evaluators:
-        there = ", ".join(evaluators) or "none"
-        return [f"checkpoint.metric: {metric} comes from no evaluator; there are: {there}. Or set checkpoint.keep_best to 0."]
-    every = f"evaluators.{evaluator}.every"
-    field, value = tree.get(every, (None, None))
-    if isinstance(value, str) and not typed.problems(every, field, value) and durations.parse(value)[0] == 0:
-        return [f"checkpoint.metric: {metric} is never worked out, as {every} is {value!r}. Or set checkpoint.keep_best to 0."]
-    return []
+    found = nested(tree)
+    try:
+        wrong = numbers.problem("checkpoint.metric", metric, found["evaluators"], found["task"], training=False)
+    except (UserError, KeyError):  # of a plug-in or a duration that is wrong itself, which is said
+        return []
+    return [f"{wrong} Or set checkpoint.keep_best to 0."] if wrong else []
 
 
 def _check_plugins(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:

@@ -184,8 +184,13 @@ def problems(kind: str, name: str, kw: dict, length: int | None = None) -> list[
     return list(check(dict(kw), length) if check.__code__.co_argcount > 1 else check(dict(kw)))
 
 
+def numbers(kind: str, name: str) -> Any:
+    """Returns what a plug-in's file says of the numbers that it gives, NUMBERS or `numbers`; None without either; see core/numbers.py."""
+    return _read(kind, name)[4]
+
+
 @functools.cache
-def _read(kind: str, name: str) -> tuple[dict[str, Field], tuple[str, ...], dict, Any]:
+def _read(kind: str, name: str) -> tuple[dict[str, Field], tuple[str, ...], dict, Any, Any]:
     path, attribute = _location(kind, name)
     tree = _parsed(path, f"{kind} {name}")
     node = next((n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == attribute), None)
@@ -204,15 +209,21 @@ def _read(kind: str, name: str) -> tuple[dict[str, Field], tuple[str, ...], dict
         user, lab = _function_fields(node)
     if kind == "optimizer":
         user = {k: v for k, v in user.items() if k not in GIVEN_TO_OPTIMIZERS}
-        return user, tuple(lab), {}, _unsupported(name)
+        return user, tuple(lab), {}, _unsupported(name), None
     if strange := [k for k in lab if k not in GIVEN[kind]]:
         given_names = ", ".join(GIVEN[kind]) or "nothing"
         raise UserError(
             f"{kind} {name}: {path} asks for {', '.join(strange)} without a default; a {kind} is given {given_names}. Give it a default."
         )
-    tables = [_literal(n.value) for _, t in homes for n in t.body if isinstance(n, ast.Assign) and _target(n) == "VARIANTS"]
-    checks = [(n, p) for p, t in homes for n in t.body if isinstance(n, ast.FunctionDef) and n.name == "problems"]
-    return user, tuple(lab), tables[0] if tables else {}, _compile(*checks[0]) if checks else None
+    tables, checks, says = (_said(homes, name) for name in ("VARIANTS", "problems", "numbers"))
+    return user, tuple(lab), tables or {}, checks, says or _said(homes, "NUMBERS")
+
+
+def _said(homes: list[tuple[pathlib.Path, ast.Module]], name: str) -> Any:
+    """Returns the first literal or function of this name in some files; None without one."""
+    found = [(n, p) for p, t in homes for n in t.body if isinstance(n, ast.FunctionDef) and n.name == name]
+    tables = [_literal(n.value) for _, t in homes for n in t.body if isinstance(n, ast.Assign) and _target(n) == name]
+    return _compile(*found[0]) if found else tables[0] if tables else None
 
 
 def _parsed(path: pathlib.Path, what: str) -> ast.Module:

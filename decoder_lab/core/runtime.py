@@ -28,6 +28,15 @@ ENDED = "ended.json"
 RECORDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "decoder_lab")
 GIT_SECONDS = 5
 COLLECT_AFTER = (100_000, 20, 50)  # Python collects after (700, 10, 10)
+# asks the system for a SIGTERM at its parent's end (PR_SET_PDEATHSIG), then becomes the run; a function between fork and exec would do it
+# too, but not safely in a process with threads
+LEASH = f"""
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)})
+if os.getppid() != int(sys.argv[1]):
+    os._exit({EXIT_RESUMABLE})
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 def begin(workdir: pathlib.Path, config_json: str, digest: str, argv: Iterable[str]) -> dict[str, Any]:
@@ -141,6 +150,12 @@ def memory_estimate(params: Any, opt_state: Any, ema: bool = False) -> dict[str,
     params_bytes = tree.num_bytes(params)
     parts = {"params": params_bytes, "optimizer": tree.num_bytes(opt_state), "gradients": params_bytes, "ema": params_bytes if ema else 0}
     return parts | {"total": sum(parts.values())}
+
+
+def leashed(command: Iterable[str]) -> list[str]:
+    """Returns a command that the system sends a SIGTERM when this process ends, even by kill -9 (on Linux): it saves and ends too."""
+    before = [sys.executable, "-S", "-E", "-c", LEASH, str(os.getpid())] if sys.platform == "linux" else []
+    return [*before, *command]
 
 
 @functools.cache

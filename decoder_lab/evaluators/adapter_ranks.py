@@ -33,3 +33,8 @@ class Evaluator:
             ranks += [int(row.sum()) for row in stacked]
             most += [stacked.shape[1]] * len(stacked)
         return {"total": sum(ranks), "ranks": dict(kind="ranks", groups=names, ranks=ranks, most=most)}
+
+
+def numbers(kw, task) -> list[str]:
+    """All ranks in use."""
+    return ["total"]

@@ -58,3 +58,9 @@ class Evaluator:
 def problems(kw) -> list[str]:
     """Examples are counted from 1."""
     return [f"{name}: got {kw[name]}, expected 1 or more." for name in ("limit", "batch_size") if kw[name] is not None and kw[name] < 1]
+
+
+def numbers(kw, task) -> list[str]:
+    """Of labels, or of scores."""
+    kinds = [f"{score}_{kind}" for score in ("precision", "recall", "f1") for kind in ("macro", "micro", "weighted")]
+    return ["accuracy", *kinds, "mcc", "pearson", "spearman", "mse"]

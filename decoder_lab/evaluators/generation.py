@@ -76,12 +76,6 @@ class Evaluator:
             packages = " ".join(dict.fromkeys(lacking.values()))
             raise UserError(f"evaluator generation: {', '.join(lacking)} needs what is not installed: pip install {packages}")
 
-    @property
-    def names(self) -> list[str]:
-        """The numbers that it gives."""
-        found = [name for metric in self.metrics for name in (("rouge1", "rouge2", "rougeL") if metric == "rouge" else (metric,))]
-        return [*found, "cut", "length"]
-
     @functools.cached_property
     def _generator(self) -> Generator:
         if not hasattr(self.context.task, "prompt"):
@@ -183,3 +177,9 @@ def score(
             value, signatures[name] = value
         found[name] = value
     return found, signatures
+
+
+def numbers(kw, task) -> list[str]:
+    """Its scores, of rouge several, and how long texts are."""
+    rouge = {"rouge": ("rouge1", "rouge2", "rougeL")}
+    return [name for metric in kw["metrics"] for name in rouge.get(metric, (metric,))] + ["cut", "length"]

@@ -61,3 +61,8 @@ def _add(totals: dict[str, np.ndarray], sums: dict | None, mesh: Any) -> None:
     """Adds one batch's (sum, weight) pairs in double precision."""
     for name, pair in meshes.fetch(sums or {}, mesh).items():
         totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
+
+
+def numbers(kw, task) -> list[str] | None:
+    """Those of the task."""
+    return task

@@ -113,3 +113,8 @@ def _histogram(values: np.ndarray, bins: int) -> dict[str, list]:
     values = values[np.isfinite(values)]
     counts, edges = np.histogram(values, bins) if len(values) else (np.zeros(bins, int), np.linspace(0, 1, bins + 1))
     return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def numbers(kw, task) -> list[str]:
+    """Of all layers together."""
+    return ["parameters", "gradients", "updates", "update_ratio"]

@@ -63,3 +63,9 @@ def problems(kw) -> list[str]:
     if kw["no_answer_threshold"] is not None and kw["rules"] != "squad2":
         found.append(f'no_answer_threshold={kw["no_answer_threshold"]} needs rules="squad2", got "{kw["rules"]}", where all have one.')
     return found
+
+
+def numbers(kw, task) -> list[str]:
+    """Of all questions, and of those with and without an answer where there are both."""
+    kinds = ("", "has_answer_", "no_answer_") if kw["rules"] == "squad2" else ("",)
+    return [f"{kind}{score}" for kind in kinds for score in ("exact_match", "f1")]

@@ -54,3 +54,9 @@ def problems(kw) -> list[str]:
     """Examples are counted from 1."""
     found = [f"{name}: got {kw[name]}, expected 1 or more." for name in ("limit", "batch_size") if kw[name] is not None and kw[name] < 1]
     return found + ([f"at: got {kw['at']}, expected places of 1 or more."] if not kw["at"] or min(kw["at"]) < 1 else [])
+
+
+def numbers(kw, task) -> list[str]:
+    """Of both directions."""
+    scores = [*(f"recall@{k}" for k in kw["at"]), "mrr", "median_rank"]
+    return [f"{way}{score}" for way in ("", "back_") for score in scores] + ["candidates"]

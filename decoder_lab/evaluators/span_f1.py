@@ -71,3 +71,8 @@ def report(counts: dict[str, metrics.Counts]) -> str:
 def problems(kw) -> list[str]:
     """Items are counted from 1."""
     return [f"{name}: got {kw[name]}, expected 1 or more." for name in ("limit", "batch_size") if kw[name] is not None and kw[name] < 1]
+
+
+def numbers(kw, task) -> list[str]:
+    """Of tags; of a joint model also of intents."""
+    return ["precision", "recall", "f1", "tag_accuracy", "sentence_accuracy", "intent_accuracy"]

@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("runs", nargs="+", type=pathlib.Path, help="folders of runs, or folders that hold some")
     made.add_argument(
-        "--output", type=pathlib.Path, help="the file, or its folder (default: report.html in the run's folder, or here for several runs)"
+        "--output", help="the file, or its folder, FOLDER/ (default: report.html in the run's folder, or here for several runs)"
     )
     made.add_argument("--title", default="", help="the page's title")
     made.add_argument("--compare", action="store_true", help="print what two runs differ in: settings, code, data, numbers")
@@ -59,7 +59,8 @@ def main(argv: list[str]) -> int:
         from decoder_lab.report import figures
 
         path = _place(flags.output or folder, f"{flags.figure.replace('/', '_')}.{flags.format}")
-        print(f"figure: {figures.save(flags.figure, runs, path)}")
+        having = figures.save(flags.figure, runs, path)
+        print(f"figure: {path}" + (f", of {having[0].name}, the first of {len(having)} runs that have one" if len(having) > 1 else ""))
         return 0
     from decoder_lab.report import page
 
@@ -69,9 +70,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _place(output: pathlib.Path, name: str) -> pathlib.Path:
-    """Returns the file to write: `output` itself, or `name` in it where it is a folder. Errors: UserError where nothing can be written."""
-    path = output / name if output.is_dir() else output if output.suffix else output.with_suffix(pathlib.Path(name).suffix)
+def _place(where: str | pathlib.Path, name: str) -> pathlib.Path:
+    """Returns the file to write: `where` itself, or `name` in it where it is a folder or ends as one. Errors: UserError if none can be."""
+    output, is_folder = pathlib.Path(where), str(where).endswith(os.sep)
+    path = output / name if is_folder or output.is_dir() else output if output.suffix else output.with_suffix(pathlib.Path(name).suffix)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

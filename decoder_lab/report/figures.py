@@ -1,63 +1,102 @@
 """Single figures by name, fit for a paper: 5.5 inches wide, seeds as bands, the same file for the same runs. Matplotlib draws them.
 
-Every number of metrics.jsonl is a figure, and "loss" (what the runs are judged by), "learning_rate", "throughput", "time" (where it went);
-of what a run knows of its inside "layers/parameters", "layers/gradients", "layers/updates", "layers/ratio", "histograms", "confusion",
-"transitions", "ranks", "token_loss", "attention".
+Every number of metrics.jsonl is a figure, and "loss" (what the runs are judged by), "learning_rate", "throughput", "time" (where it went).
+What a run knows of its inside is "layers/parameters", "layers/gradients", "layers/updates", "layers/ratio", "histograms", "confusion",
+"transitions", "ranks", "token_loss", "attention": of several runs that of the first that has it, at its last step. Where a run has several
+of a kind, "KIND/NAME" is each of them. "attention/LAYER" is the mean of a layer's heads, "attention/LAYER/HEAD" one of them.
 """
 
+import dataclasses
+import functools
 import pathlib
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from decoder_lab.core.errors import UserError, nearest
-from decoder_lab.report import alignment, chart, inside, kinds, numbers, plots
+from decoder_lab.report import alignment, chart, inside, kinds, lines, numbers
 from decoder_lab.report.groups import Group, banded, grouped
-from decoder_lab.report.run import Run, Series
+from decoder_lab.report.run import Run
 
 WIDTH, HEIGHT = 5.5, 3.2
-THIN = 0.6  # points
 TYPED, LINE, FONT = 90, 0.15, 6.5  # of typed text: characters a line, inches a line, points
-SMOOTH_FROM = 200  # points of a line from which a smoothed one is drawn over it
 ALIASES = {"learning_rate": "train/lr", "throughput": "time/tokens_per_s"}
-LAYERS = {"layers/parameters": 0, "layers/gradients": 1, "layers/updates": 2, "layers/ratio": 3}
+LAYERS = ("layers/parameters", "layers/gradients", "layers/updates", "layers/ratio")  # in the order of inside.layer_charts
+States = list[tuple[int, dict]]  # a detail at the steps at which it was written
 MOST_WRITTEN = 12  # rows of a matrix up to which its values stand in the cells
 
 
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure that can be drawn: its function, the run that it shows (None: all of them), and whether it is listed."""
+
+    draw: Callable[[], Any]
+    run: Run | None = None
+    listed: bool = True
+
+
+def pictures(runs: list[Run]) -> dict[str, list[Picture]]:
+    """Returns {name: what is drawn} of all figures that these runs have; of several runs one each where a figure is of one."""
+    made: dict[str, list[Picture]] = {}
+    groups, given = grouped(runs), sorted({name for run in runs for name in run.numbers})
+    aliases = {alias: name for alias, name in ALIASES.items() if name in given}
+    judged = next((found for run in runs if (found := numbers.main_metric(run))), None)
+    for name, number in {**aliases, **({"loss": judged} if judged else {}), **dict(zip(given, given, strict=True))}.items():
+        made[name] = [Picture(functools.partial(_lines, groups, number))]
+    if any(map(numbers.time_parts, groups)):
+        made["time"] = [Picture(functools.partial(_time, groups))]
+    for run in runs:
+        for name, chart_ in zip(LAYERS, inside.layer_charts(run), strict=False):
+            made.setdefault(name, []).append(Picture(functools.partial(_layers, chart_), run))
+    for run in sorted(runs, key=lambda run: run.attention is None):
+        for name, draw, listed in _of_details(run):
+            made.setdefault(name, []).append(Picture(draw, run, listed))
+    return made
+
+
+def _of_details(run: Run) -> Iterator[tuple[str, Callable[[], Any], bool]]:
+    """Yields (name, function, whether it is listed) of what a run knows of its inside."""
+    for kind, draw in DRAWN.items():
+        found = run.of_kind(kind)
+        for place, (name, states) in enumerate(found.items()):
+            for called in ([kind] if not place else []) + ([f"{kind}/{name}"] if len(found) > 1 else []):
+                yield called, functools.partial(draw, states), True
+    maps = {name: states[-1][1] for name, states in run.of_kind("attention").items()}
+    maps = ({"": run.attention} if run.attention else {}) | maps
+    for place, (name, detail) in enumerate(maps.items()):
+        for called in (["attention"] if not place else []) + ([f"attention/{name}"] if name and len(maps) > 1 else []):
+            yield called, functools.partial(_attention, detail, detail["layers"][-1]), True
+            for layer in detail["layers"]:
+                yield f"{called}/{layer['name']}", functools.partial(_attention, detail, layer), True
+                for head in range(len(layer["heads"])):
+                    yield f"{called}/{layer['name']}/{head}", functools.partial(_attention, detail, layer, head), False
+
+
 def names(runs: list[Run]) -> list[str]:
-    """Returns the figures that these runs have."""
-    lines = sorted({name for run in runs for name in run.numbers})
-    found = [alias for alias, name in ALIASES.items() if name in lines]
-    found += ["loss"] if any(numbers.main_metric(run) for run in runs) else []
-    found += [name for name in LAYERS if any(inside.layer_charts(run) for run in runs)]
-    found += [kind for kind in DRAWN if any(run.of_kind(kind) or (kind == "attention" and run.attention) for run in runs)]
-    found += ["time"] if any(map(numbers.time_parts, grouped(runs))) else []
-    return sorted(found) + lines
+    """Returns the figures that these runs have, single heads of attention left out."""
+    given = {name for run in runs for name in run.numbers}
+    return sorted((name for name, found in pictures(runs).items() if found[0].listed), key=lambda name: (name in given, name))
 
 
-def save(name: str, runs: list[Run], path: pathlib.Path) -> pathlib.Path:
-    """Draws one figure into a file, whose ending says the format; returns the path. Errors: UserError for a name that there is not."""
-    known = names(runs)
-    if name not in known:
-        listed = ", ".join(known) or "none, as the runs have no numbers yet"
-        raise UserError(f"--figure: {name!r} is not known.{nearest(name, known)} These runs have: {listed}.")
+def save(name: str, runs: list[Run], path: pathlib.Path) -> list[Run]:
+    """Draws one figure into a file, whose ending says the format; returns the runs that have it, where it is of the first of them only.
+
+    Errors: UserError for a name that there is not.
+    """
+    made = pictures(runs)
+    if name not in made:
+        listed = ", ".join(names(runs)) or "none, as the runs have no numbers yet"
+        raise UserError(f"--figure: {name!r} is not known.{nearest(name, made)} These runs have: {listed}.")
     import matplotlib
 
     with matplotlib.rc_context({"font.size": 9, "axes.linewidth": 0.7, "lines.linewidth": 1.3, "svg.hashsalt": "decoder_lab"}):
-        if name in LAYERS:
-            run = next(run for run in runs if inside.layer_charts(run))
-            figure = _layers(inside.layer_charts(run)[LAYERS[name]])
-        elif name in DRAWN:
-            figure = DRAWN[name](runs)
-        else:
-            judged = next((found for run in runs if (found := numbers.main_metric(run))), "")
-            figure = _lines(grouped(runs), judged if name == "loss" else ALIASES.get(name, name))
+        figure = made[name][0].draw()
         path.parent.mkdir(parents=True, exist_ok=True)
         undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})
         figure.savefig(path, dpi=200, metadata=undated)
-    return path
+    return [picture.run for picture in made[name] if picture.run]
 
 
 def _figure(width: float = WIDTH, height: float = HEIGHT, panels: tuple[int, int] = (1, 1)) -> tuple[Any, Any]:
@@ -70,65 +109,19 @@ def _figure(width: float = WIDTH, height: float = HEIGHT, panels: tuple[int, int
 
 
 def _lines(groups: list[Group], name: str) -> Any:
-    """Draws one number of all runs; of runs that differ in a seed the mean, and a band from the lowest to the highest.
-
-    A seed that diverged or stopped on the way is a thin line beside the band, with a cross where it left the numbers.
-    """
-    figure, axes = _figure()
-    place = 0
+    """Draws one number of all runs, those that differ in a seed together."""
+    arms = []
     for group in groups:
         whole, others = banded(group.runs, name)
-        if not whole and not others:
-            continue
-        look = dict(
-            color=plots.COLOURS[place % len(plots.COLOURS)], linestyle=plots.STYLES[place // len(plots.COLOURS) % len(plots.STYLES)]
-        )
-        place += 1
-        count = len(whole) + len(others)
-        said = f" ({count} seeds)" if not others else f" ({len(whole)} of {count} seeds)"
-        axes.plot([], [], label=group.label + (said if count > 1 else ""), **look)
-        for run in others:
-            _apart(axes, *run.numbers[name], look | ({"linewidth": THIN} if count > 1 else {}))
-        if len(whole) > 1:
-            steps, mean, low, high = band([run.numbers[name] for run in whole])
-            axes.fill_between(steps, low, high, color=look["color"], alpha=0.2, linewidth=0)
-            axes.plot(steps, mean, **look)
-        elif whole:
-            _single(axes, *whole[0].numbers[name], look)
-    plots.focus(axes)
+        if count := len(whole) + len(others):
+            said = f" ({count} seeds)" if not others else f" ({len(whole)} of {count} seeds)"
+            series = ([run.numbers[name] for run in part] for part in (whole, others))
+            arms.append(lines.Arm(group.label + (said if count > 1 else ""), *series))
+    figure, axes = _figure()
+    lines.draw(axes, arms)
     axes.set(xlabel="optimiser step", ylabel=name)
-    _finish(axes, place)
+    _finish(axes, len(arms))
     return figure
-
-
-def _single(axes: Any, steps: np.ndarray, values: np.ndarray, look: dict[str, Any]) -> None:
-    """Draws one line; a long one as it is, faint, and smoothed."""
-    if len(steps) > SMOOTH_FROM:
-        axes.plot(steps, values, color=look["color"], alpha=0.25, linewidth=THIN)
-        values = plots.sweeps.smooth(values, 0.04)
-    axes.plot(steps, values, marker="o" if len(steps) <= 30 else None, markersize=2.5, **look)
-
-
-def _apart(axes: Any, steps: np.ndarray, values: np.ndarray, look: dict[str, Any]) -> None:
-    """Draws one line as it is, and a cross at its last finite value where others follow."""
-    axes.plot(steps, values, **look)
-    fine = np.flatnonzero(np.isfinite(values))
-    if len(fine) and fine[-1] + 1 < len(values):
-        axes.plot(steps[fine[-1]], values[fine[-1]], marker="x", color=look["color"], linestyle="none")
-
-
-def band(found: list[Series]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (steps, mean, lowest, highest) of several series, at the steps that all of them reach; values between points are linear.
-
-    Where one is not finite the others count, as long as there are any.
-    """
-    first, last = max(steps[0] for steps, _ in found), min(steps[-1] for steps, _ in found)
-    steps = np.unique(np.concatenate([steps for steps, _ in found]))
-    steps = steps[(steps >= first) & (steps <= last)]
-    values = np.stack([np.interp(steps, *series) for series in found])
-    steps, values = steps[np.isfinite(values).any(axis=0)], values[:, np.isfinite(values).any(axis=0)]
-    values = np.where(np.isfinite(values), values, np.nan)
-    return steps, np.nanmean(values, axis=0), np.nanmin(values, axis=0), np.nanmax(values, axis=0)
 
 
 def _finish(axes: Any, count: int) -> None:
@@ -148,15 +141,10 @@ def _layers(made: chart.Chart) -> Any:
     scale = matplotlib.colormaps["viridis"]
     for i, line in enumerate(made.lines):
         axes.plot(*line.series, color=scale(i / max(len(made.lines), 2)), label=line.label)
-    axes.set_yscale("log")
+    axes.set_yscale("log", nonpositive="mask")  # no update, where the rate begins at 0
     axes.set(xlabel="optimiser step", ylabel=made.title)
     _finish(axes, 99)
     return figure
-
-
-def _last(runs: list[Run], kind: str) -> dict:
-    """Returns the newest detail of a kind, of the first run that has one."""
-    return next(found[-1][1] for run in runs for found in run.of_kind(kind).values())
 
 
 def _matrix(
@@ -177,43 +165,42 @@ def _matrix(
     return figure
 
 
-def _confusion(runs: list[Run]) -> Any:
-    detail = _last(runs, "confusion")
+def _confusion(states: States) -> Any:
+    detail = states[-1][1]
     matrix = np.asarray(detail["matrix"], np.float64)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     return _matrix(detail["labels"], detail["labels"], shares, "Blues", (0.0, 1.0), ("truth", "prediction (share of the truth)"))
 
 
-def _transitions(runs: list[Run]) -> Any:
-    detail = _last(runs, "transitions")
+def _transitions(states: States) -> Any:
+    detail = states[-1][1]
     values = np.asarray(detail["between"], np.float64)
     most = float(np.max(np.abs(values), initial=0.0, where=np.isfinite(values))) or 1.0
     return _matrix(detail["labels"], detail["labels"], values, "RdBu_r", (-most, most), ("from", "to"))
 
 
-def _ranks(runs: list[Run]) -> Any:
-    found = next(found for run in runs for found in run.of_kind("ranks").values())
-    values = np.asarray([detail["ranks"] for _, detail in found], np.float64).T
-    steps = [f"{step:,}" for step, _ in found]
-    return _matrix(found[-1][1]["groups"], steps, values, "viridis", (0.0, float(max(found[-1][1]["most"]))), ("matrix", "optimiser step"))
+def _ranks(states: States) -> Any:
+    last, steps = states[-1][1], [f"{step:,}" for step, _ in states]
+    values = np.asarray([detail["ranks"] for _, detail in states], np.float64).T
+    return _matrix(last["groups"], steps, values, "viridis", (0.0, float(max(last["most"]))), ("matrix", "optimiser step"))
 
 
-def _attention(runs: list[Run]) -> Any:
-    found = next((run.attention for run in runs if run.attention), None) or _last(runs, "attention")
-    layer = found["layers"][-1]
-    mean = np.mean(np.asarray(layer["heads"], np.float64), axis=0)
-    return _matrix(found["rows"], found["columns"], mean, "magma_r", (0.0, 1.0), (f"{layer['name']}: looks", "at"))
+def _attention(detail: dict, layer: dict, head: int | None = None) -> Any:
+    """Draws where a layer looks: the mean of its heads, or one of them."""
+    weights_NTS = np.asarray(layer["heads"], np.float64)
+    shown_TS, of = (weights_NTS.mean(axis=0), "") if head is None else (weights_NTS[head], f", head {head}")
+    return _matrix(detail["rows"], detail["columns"], shown_TS, "magma_r", (0.0, 1.0), (f"{layer['name']}{of}: looks", "at"))
 
 
-def _time(runs: list[Run]) -> Any:
+def _time(groups: list[Group]) -> Any:
     """Draws a bar for each group of runs, of the seconds that each thing took."""
-    found = {group.label: parts for group in grouped(runs) if (parts := numbers.time_parts(group))}
+    found = {group.label: parts for group in groups if (parts := numbers.time_parts(group))}
     labels = [label for label in (*numbers.SHARES.values(), *numbers.BESIDE.values()) if any(label in parts for parts in found.values())]
     figure, axes = _figure(height=0.9 + 0.3 * len(found))
     ends = np.zeros(len(found))
     for i, label in enumerate(labels):
         widths = np.array([parts.get(label, 0.0) for parts in found.values()])
-        axes.barh(range(len(found)), widths, left=ends, height=0.7, color=plots.COLOURS[i % len(plots.COLOURS)], label=label)
+        axes.barh(range(len(found)), widths, left=ends, height=0.7, color=lines.COLOURS[i % len(lines.COLOURS)], label=label)
         ends += widths
     axes.set_yticks(range(len(found)), list(found))
     axes.invert_yaxis()
@@ -223,13 +210,13 @@ def _time(runs: list[Run]) -> Any:
     return figure
 
 
-def _histograms(runs: list[Run]) -> Any:
+def _histograms(states: States) -> Any:
     """Draws the values of each layer's parameters, four layers beside each other."""
-    groups = _last(runs, "histograms")["groups"]
+    groups = states[-1][1]["groups"]
     rows = -(-len(groups) // 4)
     figure, axes = _figure(height=0.3 + 1.1 * rows, panels=(rows, 4))
     for panel, (name, bins) in zip(axes.flat, groups.items(), strict=False):
-        panel.stairs(bins["counts"], bins["edges"], fill=True, color=plots.BLUE)
+        panel.stairs(bins["counts"], bins["edges"], fill=True, color=lines.BLUE)
         panel.set_title(name if len(name) <= 24 else f"…{name[-23:]}", fontsize=6)
         panel.tick_params(labelsize=6)
         panel.set_yticks([])
@@ -239,12 +226,12 @@ def _histograms(runs: list[Run]) -> Any:
     return figure
 
 
-def _token_loss(runs: list[Run]) -> Any:
+def _token_loss(states: States) -> Any:
     """Draws texts as they would be typed, each token on a ground that is the darker the higher its loss."""
     import matplotlib
 
     placed, row = [], 0
-    for text in _last(runs, "token_loss")["texts"]:
+    for text in states[-1][1]["texts"]:
         column, joint = 0, inside.blank(text["tokens"])
         for token, loss in zip(text["tokens"], text["losses"], strict=True):
             written = token.replace("␣", " ").replace("⏎", "↵").replace("⇥", "    ") + joint
@@ -268,12 +255,10 @@ def _token_loss(runs: list[Run]) -> Any:
     return figure
 
 
-DRAWN: dict[str, Callable[[list[Run]], Any]] = {
+DRAWN: dict[str, Callable[[States], Any]] = {
     "token_loss": _token_loss,
     "histograms": _histograms,
-    "time": _time,
     "confusion": _confusion,
     "transitions": _transitions,
     "ranks": _ranks,
-    "attention": _attention,
 }

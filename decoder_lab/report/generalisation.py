@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from decoder_lab.core.errors import UserError
-from decoder_lab.report import plots
+from decoder_lab.report import lines, plots
 
 KEYS = {"training": "known/accuracy", "held out": "val/accuracy"}
 
@@ -36,7 +36,7 @@ def draw(
             raise UserError(f"{metrics}: there is no {key}; the config has to have an evaluator of that name.")
         at = np.flatnonzero(values >= 0.99)
         reached[label] = int(steps[at[0]]) if len(at) else None
-        axes.plot(np.maximum(steps, 1), values, label=label, color=plots.COLOURS[i], linestyle=plots.STYLES[i % len(plots.STYLES)])
+        axes.plot(np.maximum(steps, 1), values, label=label, **lines.look(i))
     axes.set_xscale("log")
     axes.set(xlabel="optimiser step", ylabel="accuracy", ylim=(0, 1.02), title=f"run {pathlib.Path(metrics).resolve().parent.name}")
     axes.legend(frameon=False)

@@ -1,8 +1,7 @@
 """Pictures of schedules and runs (PNG). Matplotlib is imported when something is drawn, without a display.
 
 Runs are read from `metrics.jsonl`: one JSON object a line, with "step" and any of "train/loss", "train/lr", "<evaluator>/loss", ...
-Losses are as the tasks give them, mostly in nats. Colours are Okabe and Ito's, told apart by every kind of colour vision, and line
-styles differ too.
+Losses are as the tasks give them, mostly in nats. How lines look is said in `lines.py`.
 """
 
 import math
@@ -15,21 +14,18 @@ import numpy as np
 from decoder_lab.core.errors import UserError
 from decoder_lab.core.writer import jsonl
 from decoder_lab.optim import range_test as sweeps
-from decoder_lab.report import chart
+from decoder_lab.report import lines
+from decoder_lab.report.lines import BLACK, BLUE, COLOURS, RED
 
-BLUE, ORANGE, GREEN, PINK, SKY, RED, BLACK = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"
-COLOURS = (BLUE, RED, GREEN, ORANGE, PINK, SKY, BLACK)
-STYLES = ("-", "--", "-.", ":")
 MOST_POINTS = 2000
-MOST_INSIDE = 4  # entries of a legend that fit into the picture; more stand beside it
 
 
 def schedule_figure(schedules: Mapping[str, Callable], total_steps: int, path: pathlib.Path | str) -> pathlib.Path:
     """Draws learning rates over the steps of a run, {name: step -> lr}; returns the path."""
     steps = np.unique(np.linspace(0, total_steps, min(total_steps + 1, MOST_POINTS)).round().astype(np.int64))
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = lines.panels(1)
     for i, (name, lr_fn) in enumerate(schedules.items()):
-        axes.plot(steps, np.asarray(lr_fn(steps)), label=name, **_line(i))
+        axes.plot(steps, np.asarray(lr_fn(steps)), label=name, **lines.look(i))
     axes.set(xlabel="optimiser step", ylabel="learning rate", title=f"learning rate over {total_steps:,} steps")
     return _save(figure, [axes], path)
 
@@ -37,8 +33,9 @@ def schedule_figure(schedules: Mapping[str, Callable], total_steps: int, path: p
 def curves(metrics: pathlib.Path | str, path: pathlib.Path | str) -> pathlib.Path:
     """Draws a run: training loss (thin: as it is; thick: smoothed), each evaluator's loss, and the learning rate; returns the path."""
     rows = read_metrics(metrics)
-    figure, (top, bottom) = _figure(2)
+    figure, (top, bottom) = lines.panels(2)
     steps, losses = series(rows, "train/loss")
+    found = [(steps, losses)]
     if len(steps) > 20:
         top.plot(steps, losses, color=BLUE, alpha=0.25, linewidth=0.8)
         top.plot(steps, sweeps.smooth(losses, 0.04), color=BLUE, label="training (smoothed)")
@@ -47,10 +44,11 @@ def curves(metrics: pathlib.Path | str, path: pathlib.Path | str) -> pathlib.Pat
     evaluated = sorted({key for row in rows for key in row if key.endswith("/loss")} - {"train/loss"})
     for i, key in enumerate(evaluated, start=1):
         steps, values = series(rows, key)
-        top.plot(steps, values, marker="o", markersize=4, label=key.removesuffix("/loss"), **_line(i))
+        found.append((steps, values))
+        top.plot(steps, values, marker="o", markersize=4, label=key.removesuffix("/loss"), **lines.look(i))
         if i == 1:
             _mark_lowest(top, steps, values, COLOURS[i])
-    focus(top)
+    lines.focus(top, found)
     top.set(ylabel="loss", title=f"run {pathlib.Path(metrics).resolve().parent.name}")
     bottom.plot(*series(rows, "train/lr"), color=BLACK)
     bottom.set(xlabel="optimiser step", ylabel="learning rate")
@@ -69,15 +67,11 @@ def compare(
     last = {name: series(rows, key)[1][-1:] for name, rows in read.items()}
     if lacking := [name for name, value in last.items() if not len(value)]:
         raise UserError(f"compare: there is no {key} in the metrics of {', '.join(lacking)}.")
-    figure, (top, bottom) = _figure(2)
-    for i, name in enumerate(sorted(read, key=lambda name: rank(last[name][0], mode))):
-        top.plot(*series(read[name], key), marker="o", markersize=3, label=f"{name}: {last[name][0]:.4f}", **_line(i))
-        bottom.plot(*series(read[name], "train/lr"), **_line(i))
-    focus(top)
-    top.set(ylabel=key.rpartition("/")[2], title=f"{key} (the legend gives the last value)")
-    bottom.set(xlabel="optimiser step", ylabel="learning rate")
-    bottom.set_ylim(bottom=0)
-    return _save(figure, [top, bottom], path)
+    arms = []
+    for name in sorted(read, key=lambda name: rank(last[name][0], mode)):
+        label = f"{name}: {last[name][0]:.4f}"
+        arms.append(lines.Arm(label, [series(read[name], key)], rate=series(read[name], "train/lr")))
+    return _save(lines.figure(arms, key, f"{key} (the legend gives the last value)"), [], path)
 
 
 def range_test(metrics: pathlib.Path | str, path: pathlib.Path | str) -> tuple[pathlib.Path, float]:
@@ -87,7 +81,7 @@ def range_test(metrics: pathlib.Path | str, path: pathlib.Path | str) -> tuple[p
     losses = np.asarray([found.get(step, np.nan) for step in steps])
     lr = sweeps.suggest(lrs, losses)
     lrs, losses = lrs[np.isfinite(losses)], losses[np.isfinite(losses)]
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = lines.panels(1)
     axes.plot(lrs, losses, color=BLUE, alpha=0.3, linewidth=0.8, label="loss")
     axes.plot(lrs, sweeps.smooth(losses), color=BLUE, label="smoothed")
     axes.axvline(lr, color=RED, linestyle="--", label=f"suggested peak {lr:.2g}")
@@ -100,7 +94,7 @@ def range_test(metrics: pathlib.Path | str, path: pathlib.Path | str) -> tuple[p
 
 def costs(points: Mapping[str, tuple[int, float, float]], path: pathlib.Path | str, key: str) -> pathlib.Path:
     """Draws how well methods do over how many parameters they train, {method: (parameters, mean, spread)}; returns the path."""
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = lines.panels(1)
     for i, (name, (parameters, mean, spread)) in enumerate(points.items()):
         axes.errorbar(parameters, mean, yerr=spread or None, marker="o", capsize=3, linestyle="none", color=COLOURS[i % len(COLOURS)])
         axes.annotate(name, (parameters, mean), (7, 5), textcoords="offset points", fontsize=9, color=COLOURS[i % len(COLOURS)])
@@ -130,20 +124,6 @@ def series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.
     return np.asarray(steps, np.int64), np.asarray([found[step] for step in steps], np.float64)
 
 
-def _figure(panels: int) -> tuple[Any, list[Any]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5 if panels == 1 else 6.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    heights = {"height_ratios": [1] if panels == 1 else [2.2, 1]}
-    return figure, list(figure.subplots(panels, 1, sharex=True, squeeze=False, gridspec_kw=heights)[:, 0])
-
-
-def _line(i: int) -> dict[str, Any]:
-    return {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % len(STYLES)]}
-
-
 def _mark_lowest(axes: Any, steps: np.ndarray, values: np.ndarray, colour: str) -> None:
     if not np.isfinite(values).any():
         return
@@ -153,19 +133,10 @@ def _mark_lowest(axes: Any, steps: np.ndarray, values: np.ndarray, colour: str) 
     axes.annotate(text, (steps[best], values[best]), (-6, 28), textcoords="offset points", ha="right", color=colour, fontsize=9)
 
 
-def focus(axes: Any) -> None:
-    """Leaves the first steps' high losses out of the picture, where they would press everything else flat."""
-    axes.set_ylim(*chart.focus(np.concatenate([np.zeros(0), *(np.asarray(line.get_ydata(), np.float64) for line in axes.get_lines())])))
-
-
 def _save(figure: Any, panels: Sequence[Any], path: pathlib.Path | str, counts: bool = True) -> pathlib.Path:
     for axes in panels:
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        if count := len(axes.get_legend_handles_labels()[0]):
-            beside = dict(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-            axes.legend(frameon=False, fontsize=9, **(beside if count > MOST_INSIDE else dict(loc="best")))
-    if counts and panels[0].get_xlabel() != "learning rate":
+        lines.frame(axes)
+    if panels and counts and panels[0].get_xlabel() != "learning rate":
         panels[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

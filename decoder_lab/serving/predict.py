@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
 from decoder_lab.core.errors import UserError
-from decoder_lab.data import records, tables
 
 TABLES = {
     ".csv": dict(fields={}, join=" ", header=True, delimiter=",", quoted=True, encoding="utf-8"),
@@ -59,6 +58,8 @@ def read_items(path: str, task: Any, source: Mapping[str, Any] | None = None) ->
 
 def _rows(path: pathlib.Path, kind: str, task: Any, source: Mapping[str, Any]) -> Iterator[dict]:
     """Yields the rows of a table as items; of the source's `fields` those are left out that hold what is to be predicted."""
+    from decoder_lab.data import records, tables  # which import NumPy: the program's help does without
+
     kw = TABLES[kind] | ({k: source["kw"][k] for k in READING} if source.get("name") == kind[1:] else {})
     fields = {name: place for name, place in kw["fields"].items() if name not in getattr(task, "gold_fields", ())}
     table = tables.rows(path, kw["delimiter"], kw["quoted"], kw["header"], kw["encoding"])

@@ -151,7 +151,7 @@ def _tables(folder: Folder, objectives: list[Objective], flags: argparse.Namespa
     found = results.rows(folder, objectives)
     paths = results.write(folder, found, objectives)
     print(results.markdown(found, objectives), end="")
-    for line in results.trouble(found):
+    for line in results.trouble(folder, found, objectives):
         print(line)
     print("tables: " + ", ".join(map(str, paths)))
     if flags.figure:

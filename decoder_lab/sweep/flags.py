@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from decoder_lab.core import numbers
 from decoder_lab.core.errors import UserError, nearest, unknown
 from decoder_lab.sweep import declaration, launchers, search
 from decoder_lab.sweep.declaration import Declaration
@@ -150,9 +151,8 @@ def objectives(flags: argparse.Namespace, saved: dict, config: Any) -> list[Obje
     default = {o.name: o.mode for o in before}
     if config is not None:
         default |= {config.checkpoint.metric: config.checkpoint.mode}
-        known = [f"{name}/..." for name in config.evaluators] + ["train/..."]
-        if wrong := [name for name in names if name.split("/")[0] not in (*config.evaluators, "train")]:
-            raise UserError(f"--objective: {wrong[0]} comes from no evaluator of the config. There are: {', '.join(known)}.")
+        if wrong := list(filter(None, (numbers.problem("--objective", name, config.evaluators, config.task) for name in names))):
+            raise UserError("\n".join(wrong))
     ways = ways or [default.get(name, "") for name in names]
     if len(ways) != len(names) or "" in ways or not names:
         raise UserError(f"--direction: say min or max for each objective: {', '.join(names) or '--objective=NAME too'}.")

@@ -17,15 +17,6 @@ from decoder_lab.sweep.folder import Folder, Record
 LOG_LINES = 8  # shown of a failed run
 MOST_CHARACTERS = 300  # of the line that says why a run failed
 LOG_BYTES = 20_000  # of a log's end that are looked at
-# asks the system for a SIGTERM at its parent's end (PR_SET_PDEATHSIG), then becomes the run; a function between fork and exec would do it
-# too, but not safely in a process with threads
-LEASH = f"""
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)})
-if os.getppid() != int(sys.argv[1]):
-    os._exit({runtime.EXIT_RESUMABLE})
-os.execvp(sys.argv[2], sys.argv[2:])
-"""
 
 
 def command(folder: Folder, record: Record) -> list[str]:
@@ -51,7 +42,7 @@ class Process:
             out.write(f"$ {shlex.join(arguments)}\n".encode())
             out.flush()
             self._process = subprocess.Popen(
-                [*_ended_with_us(), *arguments],
+                runtime.leashed(arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -73,11 +64,6 @@ class Process:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.began
-
-
-def _ended_with_us() -> list[str]:
-    """Returns what stands before a command so that the system stops it when this process is killed; Linux only."""
-    return [sys.executable, "-S", "-E", "-c", LEASH, str(os.getpid())] if sys.platform == "linux" else []
 
 
 def outcome(code: int, asked_to_stop: bool) -> str:

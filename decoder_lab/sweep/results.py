@@ -13,6 +13,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from decoder_lab.core.errors import nearest
+from decoder_lab.core.writer import jsonl
 from decoder_lab.sweep import folder as folders
 from decoder_lab.sweep import naming
 from decoder_lab.sweep.algebra import FROM, NAME
@@ -93,9 +95,18 @@ def trunk(record: Record) -> str:
     return SEED_IN_NAME.sub("", str(record.arm.get(FROM, "")))
 
 
-def trouble(found: Sequence[Row]) -> list[str]:
-    """Returns a line for each run whose numbers cannot be read."""
-    return [f"{r.name}: {r.reason[0]}" for row in found for r in row.records if r.status == UNREADABLE]
+def trouble(folder: Folder, found: Sequence[Row], objectives: Sequence[Objective]) -> list[str]:
+    """Returns a line for each run whose numbers cannot be read, and for each objective that no run has though some are done."""
+    said = [f"{r.name}: {r.reason[0]}" for row in found for r in row.records if r.status == UNREADABLE]
+    done = [r for row in found for r in row.records if r.status == folders.DONE]
+    for i, objective in enumerate(objectives):
+        if done and all(values[i] is None for row in found for values in row.values):
+            path = folder.workdir(done[0].name) / jsonl.METRICS
+            known = sorted({name for line in jsonl.read(path) for name in line} - {"step"}) if path.is_file() else []
+            said.append(
+                f"no run has a {objective.name}.{nearest(objective.name, known)} {done[0].name} has: {', '.join(known) or 'nothing'}."
+            )
+    return said
 
 
 def _read(folder: Folder, record: Record, objectives: Sequence[Objective]) -> tuple[Record, tuple[float | None, ...]]:

@@ -18,6 +18,8 @@ from decoder_lab.core.errors import UserError
 from decoder_lab.core.lookup import Plugin
 from decoder_lab.ops import distillation
 
+NUMBERS = ("loss", "kl", "hidden")  # of evaluation
+
 TEACHER = "teacher"  # where its parameters lie
 PROJECTION = "distillation_projection"  # parameter: student's hidden width to the teacher's
 STACKS = ("encoder", "decoder", "recurrent")  # parts of a model whose values are its hidden states

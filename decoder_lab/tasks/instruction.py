@@ -19,6 +19,8 @@ from decoder_lab.core.errors import UserError
 from decoder_lab.data import conversation
 from decoder_lab.ops import cross_entropy
 
+NUMBERS = ("loss", "accuracy", "perplexity")  # of evaluation
+
 
 def problems(kw) -> list[str]:
     """Shares lie in [0, 1)."""

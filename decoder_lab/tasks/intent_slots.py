@@ -18,6 +18,8 @@ from decoder_lab.data.tagged_words import TaggedWords
 from decoder_lab.layers.tagging import Scores, best_tags, tag_losses
 from decoder_lab.ops.cross_entropy import cross_entropy
 
+NUMBERS = ("loss", "slot_loss", "intent_loss", "intent_accuracy", "tag_accuracy")  # of evaluation
+
 
 def problems(kw) -> list[str]:
     """A word has characters, and a weight is not negative."""

@@ -13,6 +13,8 @@ import numpy as np
 
 from decoder_lab.ops import cross_entropy
 
+NUMBERS = ("loss", "accuracy", "perplexity", "bits_per_byte")  # of evaluation
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:

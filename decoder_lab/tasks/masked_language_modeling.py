@@ -15,6 +15,8 @@ import numpy as np
 from decoder_lab.core.errors import UserError
 from decoder_lab.ops import corruption, cross_entropy
 
+NUMBERS = ("loss", "accuracy", "perplexity")  # of evaluation
+
 
 def problems(kw) -> list[str]:
     """Shares lie in [0, 1]."""

@@ -18,6 +18,8 @@ import numpy as np
 from decoder_lab.core.errors import UserError
 from decoder_lab.ops import cross_entropy
 
+NUMBERS = ("loss", "accuracy", "perplexity")  # of evaluation
+
 
 def problems(kw, length) -> list[str]:
     """Shares lie in [0, 1), a text has room for a token and its end, and both texts for each other."""

@@ -15,6 +15,8 @@ import numpy as np
 from decoder_lab.core.errors import UserError
 from decoder_lab.ops.cross_entropy import Sums, cross_entropy
 
+NUMBERS = ("loss", "accuracy")  # of evaluation
+
 MASKED = -1e9  # a candidate that does not count; finite, so that its gradient is
 
 

@@ -17,6 +17,8 @@ import numpy as np
 from decoder_lab.data import conversation, preferences
 from decoder_lab.ops import preference
 
+NUMBERS = ("loss", "accuracy", "margin")  # of evaluation
+
 
 def problems(kw) -> list[str]:
     """The margin is a distance."""

@@ -18,6 +18,8 @@ import numpy as np
 from decoder_lab.core.errors import UserError
 from decoder_lab.ops import cross_entropy
 
+NUMBERS = ("loss", "accuracy", "perplexity")  # of evaluation
+
 SIGMOID_K = 15.0  # of the inverse sigmoid schedule, with the run counted from 0 to 100
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from decoder_lab.core.errors import UserError
 from decoder_lab.ops import corruption, cross_entropy
 
+NUMBERS = ("loss", "accuracy", "perplexity")  # of evaluation
+
 
 def problems(kw) -> list[str]:
     """The share is one, and spans have a token at least."""

@@ -16,6 +16,8 @@ from decoder_lab.data.tagged_words import TaggedWords
 from decoder_lab.layers.tagging import Scores, best_tags, tag_losses
 from decoder_lab.ops import tag_schemes
 
+NUMBERS = ("loss", "accuracy")  # of evaluation
+
 
 def problems(kw) -> list[str]:
     """A word has characters, and a rate is a share."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from decoder_lab.core import clock as clocks
 from decoder_lab.core import config as config_lib
 from decoder_lab.core import durations, lookup, tree, writer
-from decoder_lab.core.errors import UserError, unknown
+from decoder_lab.core.errors import UserError
 from decoder_lab.data import build, feed
 from decoder_lab.optim import optimizer as optim
 from decoder_lab.parallel import mesh as meshes
@@ -282,15 +282,10 @@ def make_model(config: Any, vocab_size: int, **sizes: int) -> Any:
 def make_evaluators(experiment: Experiment) -> dict[str, tuple[Any, int]]:
     """Returns {name: (evaluator, steps between its runs)} of the config's evaluators; what one lacks is said before data is made.
 
-    One that has nothing to do (`idle`), such as samples of a classifier, is left out, and that is said. Errors: UserError where
-    checkpoint.metric is none of the numbers (`names`) that its evaluator gives, where they are known beforehand.
+    One that has nothing to do (`idle`), such as samples of a classifier, is left out, and that is said.
     """
     context, plugins = Context(experiment), experiment.config.evaluators
     made = {name: lookup.make("evaluator", plugin, context=context) for name, plugin in plugins.items()}
-    wanted, _, number = experiment.config.checkpoint.metric.partition("/")
-    known = getattr(made.get(wanted), "names", None)
-    if known is not None and number not in known and experiment.config.checkpoint.keep_best:
-        raise UserError(unknown("checkpoint.metric", f"{wanted}/{number}", [f"{wanted}/{name}" for name in known]))
     found = {}
     for name, evaluator in made.items():
         if reason := getattr(evaluator, "idle", lambda: "")():

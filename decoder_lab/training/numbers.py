@@ -142,6 +142,7 @@ class Numbers:
         if saves:
             self.experiment.report(f"{saves} saves held the run up for {lost / saves:.2f} s each, {self.clock.share(lost)}")
         if stopped and step < self.total:
+            self.writers.stopped()
             self.experiment.report(f"stopped by {stopped} after step {step} of {self.total}; saved. The same command goes on from here.")
             return runtime.EXIT_RESUMABLE
         if self._latest:  # of a step's lines the last one counts: with what the line of the last step said

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from decoder_lab.benchmark import methods
+from decoder_lab.core import lock
 from decoder_lab.core.errors import UserError
 from decoder_lab.report import methods as report
 
@@ -33,10 +34,12 @@ def get_config(arg=""):
     return config
 """
 STAND_IN = """
-import json, pathlib, sys, time
+import ctypes, json, pathlib, sys, time
+number = ctypes.c_int()
+ctypes.CDLL(None).prctl(2, ctypes.byref(number))  # PR_GET_PDEATHSIG
 folder, seconds = pathlib.Path(sys.argv[1]), float(sys.argv[2])
 with open(folder / "starts", "a") as file:
-    file.write("x")
+    file.write("x" if number.value == 15 else "without a leash")
 time.sleep(seconds)
 block = b"x" * (300 << 20) if folder.name.startswith("full") else b""
 if folder.name == "bitfit_0":
@@ -72,6 +75,8 @@ def test_each_run_is_a_process_of_its_own_and_none_is_repeated(table, capsys):
     assert main("--methods=lora,full", "--seeds=2") == 0
     assert [(output / name / "starts").read_text() for name in ("lora_0", "full_0", "lora_1")] == ["x"] * 3
     assert (output / "methods.md").read_text().count("1.0000 ± 0.0000 | 2") == 2
+    with lock.RunLock(output), pytest.raises(UserError, match="run.lock|in use|works in"):
+        main("--methods=lora", "--seeds=3")
     used = report.usage(output / "lora_0")
     (output / "lora_0" / report.USAGE).write_text(json.dumps([dict(used[0], command=["other"])]))
     with pytest.raises(UserError, match="lora_0 was begun by another command"):
@@ -123,11 +128,12 @@ def test_the_score_and_its_direction_are_known_before_anything_starts(table, tmp
     assert methods.score(config, None, None) == methods.score(config, "val/loss", None) == ("val/loss", "min")
     assert methods.score(config, "val/accuracy", None) == ("val/accuracy", "max")
     assert methods.score(config, "val/accuracy", "min") == ("val/accuracy", "min")
-    for typed, told in (("vla/accuracy", 'Did you mean "val"'), ("val/acuracy", 'Did you mean "accuracy"')):
-        with pytest.raises(UserError, match=told):
-            main("--methods=lora", "--seeds=1", f"--metric={typed}")
+    for typed, told in (("vla/accuracy", 'Did you mean "val"'), ("val/acuracy", 'Did you mean "val/accuracy"')):
+        for mode in ([], ["--mode=max"]):
+            with pytest.raises(UserError, match=f"--metric: .*{told}"):
+                main("--methods=lora", "--seeds=1", f"--metric={typed}", *mode)
     assert not output.exists()
     assert main("--methods=lora", "--seeds=1") == 0
-    with pytest.raises(UserError, match='has no val/los.* Did you mean "val/loss"'):
-        main("--methods=lora", "--seeds=2", "--metric=val/los", "--mode=min")
+    with pytest.raises(UserError, match="has no train/los.* It has: val/loss"):
+        main("--methods=lora", "--seeds=2", "--metric=train/los", "--mode=min")
     assert not (output / "lora_1").exists()

@@ -13,7 +13,7 @@ import types
 import numpy as np
 import pytest
 
-from decoder_lab.core import lookup
+from decoder_lab.core import lookup, runtime
 from decoder_lab.core.errors import UserError
 from decoder_lab.core.writer import Writers, console, hyperparameters, jsonl, tensorboard
 from decoder_lab.core.writer import mlflow as mlflow_writer
@@ -337,11 +337,13 @@ def test_mlflow_is_opened_by_several_runs_at_once(tmp_path, monkeypatch):
 def test_mlflow_is_told_how_a_run_ended(tmp_path, monkeypatch):
     fake = FakeMlflow()
     monkeypatch.setitem(sys.modules, "mlflow", fake)
-    for error in (None, ValueError()):
-        with contextlib.suppress(ValueError), contextlib.closing(Writers([mlflow_writer.Writer(tmp_path, None)])):
-            if error:
-                raise error
-        assert fake.told[-1][0] == "set_terminated" and fake.told[-1][1][1] == ("FAILED" if error else "FINISHED")
+    for how, status in ((None, "FINISHED"), (ValueError, "FAILED"), ("stopped", "KILLED")):
+        with contextlib.suppress(ValueError), contextlib.closing(Writers([mlflow_writer.Writer(tmp_path, None)])) as writers:
+            if how is ValueError:
+                raise how
+            if how:
+                writers.stopped()
+        assert fake.told[-1][0] == "set_terminated" and fake.told[-1][1][1] == status
     mlflow_writer.Writer(tmp_path, 3)
     assert fake.told[-1][0] == "update_run" and fake.told[-1][2] == {"status": "RUNNING"}
 
@@ -353,7 +355,11 @@ class FakeWandb(types.SimpleNamespace):
 
     def init(self, **kw):
         self.calls.append(kw)
-        return types.SimpleNamespace(log=lambda values, step: self.logged.append((step, values)), finish=lambda: None)
+        return types.SimpleNamespace(
+            log=lambda values, step: self.logged.append((step, values)),
+            mark_preempting=lambda: self.logged.append("preempting"),
+            finish=lambda exit_code: self.logged.append(exit_code),
+        )
 
 
 def test_wandb_goes_on_with_its_run_and_starts_anew_from_scratch(tmp_path, monkeypatch):
@@ -371,6 +377,20 @@ def test_wandb_goes_on_with_its_run_and_starts_anew_from_scratch(tmp_path, monke
     assert fake.logged[-1] == (1, {"norms/bins/layer_0": ([4, 2], [0.0, 1.0, 3.0])})
 
 
+def test_wandb_is_told_how_a_run_ended(tmp_path, monkeypatch):
+    """To W&B a run is preempted that says so and ends with another code than 0, failed where it only does the latter."""
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for how, told in ((None, [0]), (ValueError, [1]), ("stopped", ["preempting", runtime.EXIT_RESUMABLE])):
+        with contextlib.suppress(ValueError), contextlib.closing(Writers([wandb_writer.Writer(tmp_path, None)])) as writers:
+            if how is ValueError:
+                raise how
+            if how:
+                writers.stopped()
+        assert fake.logged == told
+        fake.logged.clear()
+
+
 def test_wandb_itself_takes_everything_offline(tmp_path, monkeypatch):
     """With the real package, where it is installed: nothing leaves the machine, and its file holds the same names."""
     pytest.importorskip("wandb", reason="wandb is not installed: pip install wandb")
@@ -380,6 +400,7 @@ def test_wandb_itself_takes_everything_offline(tmp_path, monkeypatch):
     writer.scalars(1, {"val/loss": 0.5})
     writer.text(1, {"samples/0": "<b>"})
     writer.details(2, DETAILS)
+    writer.stopped()
     writer.close()
     (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     names = ("val/loss", "samples/0", "norms/bins/layer_0", "a/confusion", "lr", "model.name")
@@ -397,13 +418,18 @@ def test_mlflow_itself_takes_everything_offline(tmp_path, monkeypatch):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(json.dumps(CONFIG))
+    client, seen = mlflow.MlflowClient(tracking_uri=uri), []
     for resume_step in (None, 2):
         writer = mlflow_writer.Writer(tmp_path / "run", resume_step, tracking_uri=uri)
+        seen.append(client.get_run(writer._id).info.status)
         writer.scalars(2, {"val/loss": 0.5, "val/nan": math.nan})
         writer.text(2, {"samples/0": "<b>"})
         writer.details(2, DETAILS)
+        if resume_step is None:
+            writer.stopped()
         writer.close()
-    client = mlflow.MlflowClient(tracking_uri=uri)
+        seen.append(client.get_run(writer._id).info.status)
+    assert seen == ["RUNNING", "KILLED", "RUNNING", "FINISHED"]
     (run,) = client.search_runs([client.get_experiment_by_name("decoder_lab").experiment_id])
     assert run.data.metrics["val/loss"] == 0.5 and run.data.params["model.name"] == "m" and run.info.status == "FINISHED"
     assert {a.path for a in client.list_artifacts(run.info.run_id, "samples/0")} == {"samples/0/2.txt"}
@@ -424,6 +450,8 @@ def test_fan_out_reaches_all_and_closes_all():
             self.fails = fails
 
         def __getattr__(self, name):
+            if name == "stopped":  # which a writer need not have
+                raise AttributeError(name)
             return lambda *arguments: calls.append((name, *arguments))
 
         def close(self):
@@ -435,6 +463,7 @@ def test_fan_out_reaches_all_and_closes_all():
     writers.scalars(1, {"a": 1.0})
     writers.text(1, {"t": "x"})
     writers.progress(1, 2, {})
+    writers.stopped()
     with pytest.raises(OSError, match="full"):
         writers.close()
     assert calls == [c for c in (("scalars", 1, {"a": 1.0}), ("text", 1, {"t": "x"}), ("progress", 1, 2, {}), ("close",)) for _ in range(2)]

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -331,6 +332,7 @@ assert not {{"jax", "matplotlib", "flax"}} & set(sys.modules), "heavy"
     assert "report: " in done.stdout and (tmp_path / "a" / "report.html").stat().st_size < 200_000
     assert main([str(tmp_path / "a"), f"--output={tmp_path / 'deep' / 'x'}", "--title=T"]) == 0
     assert "<title>T</title>" in (tmp_path / "deep" / "x.html").read_text()
+    assert main([str(tmp_path / "a"), f"--output={tmp_path / 'folder'}{os.sep}"]) == 0 and (tmp_path / "folder" / "report.html").is_file()
     with pytest.raises(UserError, match="cannot be made"):
         main([str(tmp_path / "a"), f"--output={tmp_path / 'a' / 'config.json' / 'x.html'}"])
     wrong = subprocess.run([sys.executable, "-m", "decoder_lab.report", str(tmp_path / "b")], capture_output=True, text=True)

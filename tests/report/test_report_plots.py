@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from decoder_lab.core.errors import UserError
-from decoder_lab.report import plots
+from decoder_lab.report import lines, plots
 
 
 @pytest.fixture
@@ -37,13 +37,13 @@ def colours(path):
 def test_curves_show_training_validation_and_learning_rate(metrics, tmp_path):
     path = plots.curves(metrics, tmp_path / "deep" / "curves.png")
     assert path == tmp_path / "deep" / "curves.png"
-    assert {plots.BLUE, plots.RED, plots.BLACK} <= colours(path)
+    assert {lines.BLUE, lines.RED, lines.BLACK} <= colours(path)
 
 
 def test_a_loss_is_not_said_to_be_of_tokens(metrics, tmp_path, monkeypatch):
     """That of a classifier is of examples, of a tagger of words, of a score a squared error."""
     drawn = []
-    monkeypatch.setattr(plots, "_save", lambda figure, panels, path: drawn.append(panels[0].get_ylabel()) or path)
+    monkeypatch.setattr(plots, "_save", lambda figure, panels, path: drawn.append(figure.axes[0].get_ylabel()) or path)
     plots.curves(metrics, tmp_path / "curves.png")
     plots.compare({"a": metrics}, tmp_path / "compare.png")
     assert drawn == ["loss", "loss"]
@@ -54,17 +54,24 @@ def test_a_run_with_nothing_yet_still_gives_a_picture(tmp_path):
     assert plots.curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png").stat().st_size > 0
 
 
-def test_compare_draws_every_run_and_names_one_without_the_number(metrics, tmp_path):
+def test_compare_draws_every_run_and_names_one_without_the_number(metrics, tmp_path, monkeypatch):
     runs = {"a": metrics, "b": write_run(tmp_path / "b.jsonl", 0.2), "c": write_run(tmp_path / "c.jsonl", 0.4)}
     path = plots.compare(runs, tmp_path / "compare.png")
-    assert set(plots.COLOURS[:3]) <= colours(path)
+    assert set(lines.COLOURS[:3]) <= colours(path)
+    drawn = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: drawn.append(figure.axes))
+    plots.compare(runs, tmp_path / "compare.png")
+    top, bottom = drawn[0]
+    lasts = {"a": 0.1 + math.exp(-3), "b": 0.3 + math.exp(-3), "c": 0.5 + math.exp(-3)}
+    assert [line.get_label() for line in top.get_lines()] == [f"{name}: {last:.4f}" for name, last in lasts.items()], "the best first"
+    assert [line.get_ydata()[-1] for line in top.get_lines()] == pytest.approx(list(lasts.values())) and len(bottom.get_lines()) == 3
     with pytest.raises(UserError, match="test/loss in the metrics of a"):
         plots.compare({"a": metrics}, tmp_path / "no.png", key="test/loss")
 
 
 def test_schedules_are_drawn_from_functions_of_arrays(tmp_path):
     path = plots.schedule_figure({"flat": lambda t: 0 * t + 1.0, "fall": lambda t: 1 - t / 1e5}, 100_000, tmp_path / "s.png")
-    assert set(plots.COLOURS[:2]) <= colours(path)
+    assert set(lines.COLOURS[:2]) <= colours(path)
 
 
 def test_range_test_draws_and_suggests(tmp_path):

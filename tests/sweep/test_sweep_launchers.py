@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import sweep_fakes as fakes
@@ -92,3 +93,33 @@ def test_a_later_submission_leaves_an_earlier_ones_tasks_as_they_are(tmp_path, m
 
     assert task("3").stdout == "--only=seed=2\n"
     assert task("4").returncode == 2 and "there is no task 4" in task("4").stderr
+
+
+SAVING = """
+import pathlib, signal, sys, time
+def save(*_):
+    time.sleep(0.2)
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("ready").touch()
+time.sleep(60)
+"""
+
+
+def test_a_slurm_task_whose_time_is_over_saves_and_comes_again(tmp_path):
+    """SLURM sends the batch script a SIGTERM; the script passes it on, waits until everything is saved, and asks to be queued again."""
+    (tmp_path / "run.py").write_text(SAVING)
+    tasks, bin_folder = tmp_path / "commands.txt", tmp_path / "bin"
+    tasks.write_text(f"{sys.executable} -S {tmp_path / 'run.py'}\n")
+    bin_folder.mkdir()
+    (bin_folder / "scontrol").write_text(f'#!/bin/sh\necho "$@" > "{tmp_path}/asked"\n')
+    (bin_folder / "scontrol").chmod(0o755)
+    script = launchers.slurm(Folder(tmp_path), tasks, 1, 0, "", tmp_path)
+    about = {"PATH": f"{bin_folder}:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
+    job = subprocess.Popen(["bash", "-c", script], env={**os.environ, **about}, cwd=tmp_path)
+    end = time.monotonic() + 60
+    while not (tmp_path / "ready").exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    job.terminate()
+    assert job.wait(60) == runtime.EXIT_RESUMABLE and (tmp_path / "asked").read_text() == "requeue 7_1\n"

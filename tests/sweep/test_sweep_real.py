@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 import sweep_fakes as fakes
+from jax import monitoring
 
 from decoder_lab import main as lab
 from decoder_lab.core import config as config_lib
@@ -60,8 +61,25 @@ def final_state(workdir):
     return tree.flatten(state.replace(key=jax.random.key_data(state.key))), step
 
 
-def test_a_cooldown_is_the_run_that_was_short_from_the_start(config_file, tmp_path):
-    """Bit for bit, optimiser and numbers too (KNOWN_BUGS 18, 19): what comes before the decay does not depend on the length."""
+@pytest.fixture
+def looked_up():
+    """What became of the programs that this process has looked up in the compilation cache: cache_hits, cache_misses."""
+    found = []
+
+    def listen(event, **about):
+        if event.startswith("/jax/compilation_cache/cache_"):
+            found.append(event.rpartition("/")[2])
+
+    monitoring.register_event_listener(listen)
+    yield found
+    monitoring.unregister_event_listener(listen)
+
+
+def test_a_cooldown_is_the_run_that_was_short_from_the_start(config_file, tmp_path, looked_up):
+    """Bit for bit, optimiser and numbers too (KNOWN_BUGS 18, 19): what comes before the decay does not depend on the length.
+
+    And what one worker has compiled no other compiles again.
+    """
     stable, folder, scratch = tmp_path / "stable", tmp_path / "sweep", tmp_path / "scratch"
     assert lab.main([f"--config={config_file}", f"--workdir={stable}"]) == 0
     flags = [f"--branch={stable}", "--at=4", "--decay=2 steps", "--objective=train/loss", "--direction=min", f"--workdir={folder}"]
@@ -69,7 +87,9 @@ def test_a_cooldown_is_the_run_that_was_short_from_the_start(config_file, tmp_pa
     assert done.returncode == 0 and "done     stable@4" in done.stdout, done.stdout + done.stderr
     assert {r.status for r in Folder(folder).records().values()} == {folders.DONE}
     overrides = ["--config.total_steps=6", "--config.schedule.kw.decay=2 steps"]
+    looked_up.clear()
     assert lab.main([f"--config={config_file}", f"--workdir={scratch}", *overrides]) == 0
+    assert looked_up.count("cache_hits") > 1 and "cache_misses" not in looked_up
     assert folders.finished(scratch), "a run says itself that it came to its end"
     branch = folder / "runs" / "stable@4"
     ours, step = final_state(branch)

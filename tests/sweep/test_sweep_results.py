@@ -94,13 +94,13 @@ def test_the_picture_has_a_line_for_each_arm_and_a_band_for_its_seeds(sweep, tmp
     text = path.read_text()
     assert text.startswith("<?xml") and figure.draw(sweep, found, LOSS, tmp_path / "x.png").stat().st_size > 10_000
     top, bottom = figure.made(sweep, found, LOSS).axes
-    lines = {line.get_label(): line.get_xydata().tolist() for line in top.get_lines()}
-    assert lines["a: 1.4167"] == [[0, pytest.approx(8 / 3)], [1, pytest.approx(4.75 / 3)]] and lines["b|<b>: 0.5000"][0] == [0, 0.5]
-    bands = [{tuple(point) for path in band.get_paths() for point in path.vertices} for band in top.collections]
-    assert len(lines) == len(bands) == len(bottom.get_lines()) == 2 and bands[1] == {(0, 2), (0, 3), (1, 1), (1, 2.5)}
-    assert len({line.get_color() for line in top.get_lines()}) == 2
-    steps, values_RT = figure.common([{0: 1.0, 10: 2.0, 20: 3.0}, {0: 3.0, 20: 5.0}])
-    assert steps.tolist() == [0, 20] and values_RT.tolist() == [[1.0, 3.0], [3.0, 5.0]]
+    lines = {line.get_label(): line for line in top.get_lines() if not line.get_label().startswith("_")}
+    assert lines["a: 1.4167"].get_xydata().tolist() == [[0, pytest.approx(8 / 3)], [1, pytest.approx(4.75 / 3)]]
+    (band,) = [{tuple(point) for path in band.get_paths() for point in path.vertices} for band in top.collections]
+    assert len(lines) == len(bottom.get_lines()) == 2 and band == {(0, 2), (0, 3), (1, 1), (1, 2.5)}
+    assert lines["b|<b>: 0.5000"].get_ydata().tolist() == [0.5, 0.75], "its other seed diverged, and stands beside it with a cross"
+    assert [line.get_xydata().tolist() for line in top.get_lines() if line.get_marker() == "x"] == [[[0, 0.5]]]
+    assert len({line.get_color() for line in lines.values()}) == 2
     with pytest.raises(UserError, match="no run has a val/accuracy"):
         figure.draw(sweep, found, Objective("val/accuracy", "max"), tmp_path / "x.png")
 
@@ -173,6 +173,18 @@ def test_a_damaged_line_is_said_and_nothing_of_its_file_is_believed(tmp_path, ca
     damaged.unlink()
     damaged.write_bytes(whole)
     assert following.read().unreadable == "" and following.series("val/loss") == [5.0, 1.0]
+
+
+def test_an_objective_that_no_run_has_is_said(tmp_path, capsys):
+    """Where a sweep is only looked at, its config is not read, and a mistyped number is no error: the table has a column without values."""
+    folder = Folder(tmp_path)
+    folder.remember({"declaration": {}, "objectives": [{"name": "val/loss", "mode": "min"}], "search": None, "directory": str(tmp_path)})
+    run_of(folder, "a", [1.0], lr=1)
+    run_of(folder, "b", [], folders.FAILED, lr=2)
+    flags = [f"--workdir={tmp_path}", "--table", "--direction=min"]
+    assert program.main([*flags, "--objective=val/los"]) == 0
+    assert 'no run has a val/los. Did you mean "val/loss"? a has: train/lr, val/loss.\n' in capsys.readouterr().out
+    assert program.main(flags) == 0 and "no run has" not in capsys.readouterr().out
 
 
 def test_a_file_that_is_replaced_while_it_is_opened_is_read_from_its_beginning(tmp_path, monkeypatch):

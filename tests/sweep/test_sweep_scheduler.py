@@ -135,7 +135,7 @@ def test_a_run_waits_for_the_one_that_it_goes_on_from(tmp_path, capsys):
     assert fakes.sweep(f"--config={spec}", f"--workdir={folder}", "--slots=3") == 0
     assert [steps_done(folder, f"ramp-{size}") for size in (8, 16, 32)] == [[1, 2, 3], [4, 5, 6], [7, 8, 9, 10]]
     assert json.loads((folder / "runs" / "ramp-32" / "branched_from.json").read_text())["step"] == 6
-    capsys.readouterr()
+    assert "the runs have different budgets: 3 steps of 8 x 16; 6 steps of 16 x 16; 10 steps of 32 x 16\n" in capsys.readouterr().out
     assert fakes.sweep(f"--config={spec}", f"--workdir={tmp_path / 'part'}", "--only=ramp-16") == 75, "it does not wait for ever"
     assert "ramp-16 waits for ramp-8, which is waiting" in capsys.readouterr().out
     assert fakes.sweep(f"--config={spec}", f"--workdir={tmp_path / 'bad'}", "--config.weight_decay=2") == 1
@@ -312,6 +312,7 @@ def test_other_configs_are_refused_and_names_are_checked(tmp_path, capsys):
         (["--launcher=slrum"], 'Did you mean "slurm"'),
         (["--seed=3"], 'Did you mean "seeds"'),
         (["--objective=vla/loss"], "comes from no evaluator"),
+        (["--objective=val/acuracy", "--direction=max"], '--objective: "val/acuracy" is not known. Did you mean "val/accuracy"'),
         (["--direction=up"], "expected min or max"),
         (["--trials=3"], "belong to a search"),
     ]:

@@ -202,9 +202,10 @@ def test_a_study_stays_with_its_objectives(tmp_path, monkeypatch):
     assert fakes.sweep("--study=../study", "--trials=2", "--objective=val/loss", "--no_table") == 0
 
 
+@pytest.mark.parametrize("value", ["nan", 5.0])
 @pytest.mark.parametrize("pruner", ["median", "asha", "hyperband"])
-def test_a_run_that_is_no_number_is_given_up(tmp_path, pruner):
-    """From its first evaluation on: it would use its whole budget, and every run is better."""
+def test_a_run_that_is_worse_than_all_or_no_number_is_given_up(tmp_path, pruner, value):
+    """The latter from its first evaluation on: it would use its whole budget. One that is better than all is not."""
     settings = search.Settings(sampler="random", pruner=pruner, trials=12, study="x")
     jobs = searched(tmp_path / "study", fakes.config_file(tmp_path), settings=settings, random=("lr=uniform(0.1,5)",))
     for i in range(8):
@@ -214,7 +215,10 @@ def test_a_run_that_is_no_number_is_given_up(tmp_path, pruner):
         jobs.folder.write(jobs.ended(dataclasses.replace(record, status=folders.DONE)))
         claim.release()
     record, _ = jobs.next()
-    evaluated(jobs, record, ["nan"] * 9)
+    evaluated(jobs, record, [0.5] * 9)
+    assert not jobs.watch(record)
+    record, _ = jobs.next()
+    evaluated(jobs, record, [value] * 9)
     assert jobs.watch(record)
     jobs.ended(dataclasses.replace(record, status=folders.PRUNED))
     assert jobs.study.trials[-1].state == STATE.PRUNED and jobs.study.best_value == 1.0

@@ -7,7 +7,8 @@ scratch), given by the lab, and these methods:
     text(step, {name: str})                 texts, such as samples
     details(step, {name: detail})           what is more than a number: plain data with a "kind" (`core/writer/jsonl.py` lists the kinds)
     progress(step, total, {name: number})   how far the run is; called often, cheap
-    close()
+    stopped()                               where there is such a method: a signal ended the run, which goes on later; `close` follows
+    close()                                 also while an exception ends the run
 
 What is true of step s is written before the checkpoint of s is: then a run that is killed and resumed writes what the uninterrupted one
 would have.
@@ -42,6 +43,11 @@ class Writers:
     def progress(self, step: int, total: int, info: Mapping[str, float]) -> None:
         for writer in self._writers:
             writer.progress(step, total, info)
+
+    def stopped(self) -> None:
+        """Tells those that want to know that the run ends on its way, saved, to go on later."""
+        for writer in self._writers:
+            getattr(writer, "stopped", lambda: None)()
 
     def close(self) -> None:
         """Closes all of them, also when one fails to, and then raises what failed."""

@@ -27,6 +27,8 @@ FORBIDDEN = re.compile(r"[^\w\-. /:]")
 class Writer:
     """One MLflow run for each workdir, also over many processes. What a resumed run writes again has the same value at the same step.
 
+    Its status is RUNNING, then FINISHED, FAILED, or KILLED where a signal ended it; a killed run that goes on is RUNNING again.
+
     Attributes:
       tracking_uri: a server's address, or "sqlite:///FILE"; None: what MLFLOW_TRACKING_URI says, or mlflow.db in the current folder.
       experiment: under which runs are shown.
@@ -44,7 +46,7 @@ class Writer:
             import mlflow
         except ImportError:
             raise UserError('writer "mlflow" needs the package mlflow: pip install mlflow-skinny sqlalchemy alembic.') from None
-        self._entities = mlflow.entities
+        self._entities, self._ended = mlflow.entities, "FINISHED"
         directory = pathlib.Path(self.directory).absolute()
         record = directory / RUN_ID
         with _alone(str(self.tracking_uri or mlflow.get_tracking_uri())):
@@ -87,8 +89,11 @@ class Writer:
     def progress(self, step: int, total: int, info: Mapping[str, float]) -> None:
         """Nothing: progress is for the terminal."""
 
+    def stopped(self) -> None:
+        self._ended = "KILLED"
+
     def close(self) -> None:
-        self._client.set_terminated(self._id, "FAILED" if sys.exc_info()[0] else "FINISHED")
+        self._client.set_terminated(self._id, "FAILED" if sys.exc_info()[0] else self._ended)
 
 
 @contextlib.contextmanager

@@ -4,18 +4,22 @@ import dataclasses
 import html
 import json
 import pathlib
+import sys
 import uuid
 from collections.abc import Mapping
 
-from decoder_lab.core import writer
+from decoder_lab.core import runtime, writer
 from decoder_lab.core.errors import UserError
 
 FOLDER = "wandb"
+FAILED = 1
 
 
 @dataclasses.dataclass
 class Writer:
     """One W&B run for each workdir, also over many processes. W&B ignores numbers of steps that it has already: they are the same ones.
+
+    W&B calls it finished, failed, or preempted where a signal ended it; a preempted run that goes on is running again.
 
     Attributes:
       project: where the run is shown.
@@ -36,7 +40,7 @@ class Writer:
             raise UserError('writer "wandb" needs the package wandb: pip install wandb. Or take it out of log.writers.') from None
         directory = pathlib.Path(self.directory).absolute()
         (directory / FOLDER).mkdir(parents=True, exist_ok=True)
-        self._html, self._histogram = wandb.Html, wandb.Histogram
+        self._html, self._histogram, self._ended = wandb.Html, wandb.Histogram, 0
         self._run = wandb.init(
             dir=str(directory),
             project=self.project,
@@ -64,8 +68,12 @@ class Writer:
     def progress(self, step: int, total: int, info: Mapping[str, float]) -> None:
         """Nothing: progress is for the terminal."""
 
+    def stopped(self) -> None:
+        self._run.mark_preempting()
+        self._ended = runtime.EXIT_RESUMABLE
+
     def close(self) -> None:
-        self._run.finish()
+        self._run.finish(exit_code=FAILED if sys.exc_info()[0] else self._ended)
 
 
 def _run_id(path: pathlib.Path, resumed: bool) -> str:

@@ -1,0 +1,66 @@
+"""A number that no evaluator gives is found in the config, before anything runs; what is the user's own is left alone."""
+
+import pytest
+
+from decoder_lab.core import config as config_lib
+from decoder_lab.core import lookup, numbers
+from decoder_lab.core.errors import UserError
+
+MEAN = dict(name="mean", kw={}, every="10%")
+TAGGING = dict(name="tagging", kw={})
+
+
+@pytest.mark.parametrize("task", lookup.names("task"))
+def test_every_task_says_its_numbers(task):
+    assert "loss" in numbers.of_task(dict(name=task, kw={}))
+
+
+@pytest.mark.parametrize("name", sorted(set(lookup.names("evaluator")) - {"loss_by_position"}))  # whose parts end with the longest row
+def test_every_evaluator_says_its_numbers(name):
+    found = numbers.of_evaluator(dict(name=name, kw={}), TAGGING)
+    assert isinstance(found, list) and len(set(found)) == len(found)
+
+
+def test_numbers_follow_the_settings():
+    assert numbers.of_evaluator(MEAN, TAGGING) == ["loss", "accuracy"]
+    inside = dict(name="classification", kw=dict(kind="score"))
+    assert {"kl", "rmse", "loss"} <= set(numbers.of_evaluator(MEAN, dict(name="distillation", kw=dict(task=inside))))
+    assert numbers.of_evaluator(dict(name="retrieval", kw=dict(at=(3,))), TAGGING)[:2] == ["recall@3", "mrr"]
+    assert "has_answer_f1" in numbers.of_evaluator(dict(name="question_answering", kw=dict(rules="squad2")), TAGGING)
+    assert numbers.of_evaluator(dict(name="generation", kw=dict(metrics=("rouge",))), TAGGING) == [
+        "rouge1",
+        "rouge2",
+        "rougeL",
+        "cut",
+        "length",
+    ]
+
+
+@pytest.mark.parametrize(
+    "number, said",
+    [
+        ("val/loss", None),
+        ("train/anything", None),
+        ("own/anything", None),
+        ("val/acuracy", '"val/acuracy" is not known. Did you mean "val/accuracy"'),
+        (
+            "vla/loss",
+            'vla/loss comes from no evaluator of the config. Did you mean "val"? There are: val/..., own/..., once/..., train/...',
+        ),
+        ("once/loss", "once/loss is never worked out, as evaluators.once.every is '0'"),
+    ],
+)
+def test_what_no_run_gives_is_said(number, said, tmp_path, monkeypatch):
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "evaluator.py").write_text("class Evaluator:\n    context: object\n\n\ndef numbers(found):\n    return found\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    evaluators = dict(val=MEAN, own=dict(name="my.evaluator", kw={}, every="10%"), once=dict(MEAN, every="0"))
+    found = numbers.problem("--metric", number, evaluators, TAGGING)
+    assert found is None if said is None else found.startswith("--metric: ") and said in found
+
+
+@pytest.mark.parametrize("metric", ["val/acuracy", "train/loss"])
+def test_a_config_whose_best_checkpoint_is_never_found_is_refused(metric):
+    with pytest.raises(UserError, match="checkpoint.metric: .*Or set checkpoint.keep_best to 0"):
+        config_lib.resolve(dict(checkpoint=dict(metric=metric)))
+    assert config_lib.resolve(dict(checkpoint=dict(metric=metric, keep_best=0))).checkpoint.metric == metric
