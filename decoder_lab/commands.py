@@ -353,7 +353,7 @@ def plan(config: Any, flags: argparse.Namespace) -> int:
     planner = plans.Planner(topologies.target(topology), flags.vocab_size, flags.workdir, print)
     found, changes = planner.run(config, where)
     if flags.output:
-        plans.record(pathlib.Path(flags.output), found, {"where": where, "changes": changes})
+        found.record(pathlib.Path(flags.output), {"where": where, "changes": changes})
         print(f"written to {flags.output}")
     return 0 if found.fits else 1
 

@@ -25,8 +25,7 @@ def small(config, folder=None):
     tree |= dict(total_steps=2, total_epochs=None, batch_size=8, sequence_length=min(LENGTH, tree["sequence_length"]), dtype="float32")
     if tree["accumulate"] > 1:
         tree |= dict(accumulate=2, batch_size=16)
-    if "warmup" in tree["schedule"]["kw"]:
-        tree["schedule"]["kw"]["warmup"] = "1"
+    tree["schedule"]["kw"] |= {name: "1" for name in ("warmup", "decay") if tree["schedule"]["kw"].get(name, "0") != "0"}
     tree["init_from"]["workdir"] = ""  # there is no such run here
     data = tree["data"]
     for side in ("tokenizer", "source_tokenizer"):

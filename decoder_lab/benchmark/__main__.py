@@ -5,7 +5,8 @@ Also how fast batches are made (`--what=input`) and states are saved and restore
 python -m decoder_lab.benchmark --sizes=small,medium,gpt2 --peer_python=/path/to/python/with/torch --output=benchmark.json
 
 Each measurement is repeated in turn, ours, theirs, ours, theirs, ...: a ratio is taken pair by pair and the median of the ratios is given,
-so that a machine whose speed drifts does not favour a side.
+so that a machine whose speed drifts does not favour a side. "of peak" is MFU where a model is trained, and where one text is written the
+share of the device's memory bandwidth that reading the weights for every token takes; both by the device's data sheet.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from typing import Any
 
 from decoder_lab.benchmark.protocol import Side
 from decoder_lab.benchmark.shapes import SHAPES
-from decoder_lab.core import clock
+from decoder_lab.core import chips, clock
 from decoder_lab.core.errors import UserError, unknown
 
 GENERATION = {
@@ -99,7 +100,7 @@ def main(argv: list[str]) -> None:
     flags = parser.parse_args(argv)
     todo = jobs(chosen("--sizes", flags.sizes, SHAPES), chosen("--what", flags.what, WHATS), flags.dtype)
     table = []
-    print(f"{'':30} {'tokens/s':>17} {'peer tokens/s':>14} {'ratio':>6} {'(min-max)':>13} {'first run':>10} {'peak GB':>12} {'MFU':>6}")
+    print(f"{'':30} {'tokens/s':>17} {'peer tokens/s':>14} {'ratio':>6} {'(min-max)':>13} {'first run':>10} {'peak GB':>12} {'of peak':>7}")
     for label, kind, size, kw, tokens in todo:
         sides = [Side(sys.executable, "decoder_lab.benchmark.ours")]
         if flags.peer_python and kind in BOTH:
@@ -107,7 +108,7 @@ def main(argv: list[str]) -> None:
         found = measure(sides, kind, kw, flags.rounds, flags.seconds)
         for side in sides:
             side.close()
-        table.append(_row(label, kind, size, tokens, found, flags.peak_tflops * 1e12))
+        table.append(_row(label, kind, size, tokens, found, flags.peak_tflops * 1e12, kw))
     if flags.output:
         about = {
             "date": time.strftime("%Y-%m-%d"),
@@ -117,8 +118,11 @@ def main(argv: list[str]) -> None:
         flags.output.write_text(json.dumps({**about, "flags": argv, "results": table}, indent=1) + "\n")
 
 
-def _row(label: str, kind: str, size: str, amount: int, found: list[dict], peak: float) -> dict[str, Any]:
-    """Returns what was measured, and prints it. `amount` of a run, in tokens (or bytes: `UNITS`); 0: as the measured process said."""
+def _row(label: str, kind: str, size: str, amount: int, found: list[dict], peak: float, kw: dict) -> dict[str, Any]:
+    """Returns what was measured of a job with arguments `kw`, and prints it.
+
+    `amount` of a run, in tokens (or bytes: `UNITS`); 0: as the measured process said.
+    """
     unit, scale = UNITS.get(kind, ("tokens/s", 1))
     amount = (amount or found[0]["size"]) / scale
     speed = amount / statistics.median(found[0]["runs"])
@@ -133,10 +137,14 @@ def _row(label: str, kind: str, size: str, amount: int, found: list[dict], peak:
     peak = peak or clock.peak_flops(found[0]["device_kind"], 1)  # one device is measured
     if peak and kind == "training":
         row["mfu"] = speed * SHAPES[size].flops_per_token / peak
-    mfu = f"{row['mfu']:.1%}" if "mfu" in row else "-"
+    chip = chips.find(found[0]["device_kind"])
+    if chip and kind == "generation" and kw["batch_size"] == kw["beam"] == 1:
+        row["bandwidth"] = speed * SHAPES[size].weights_per_token * (2 if kw["dtype"] == "bfloat16" else 4) / chip.bandwidth
+    share = row.get("mfu", row.get("bandwidth"))
+    shown_share = "-" if share is None else f"{share:.1%}"
     memory = " / ".join(f"{number / 1e9:.2f}" for number in row["peak_bytes"])
     shown = f"{speed:,.0f}" + ("" if unit == "tokens/s" else f" {unit}")
-    print(f"{label:30} {shown:>17} {ratio:>35} {found[0]['first']:9.1f}s {memory:>12} {mfu:>6}", flush=True)
+    print(f"{label:30} {shown:>17} {ratio:>35} {found[0]['first']:9.1f}s {memory:>12} {shown_share:>7}", flush=True)
     return row
 
 

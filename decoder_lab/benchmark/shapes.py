@@ -27,9 +27,14 @@ class Shape:
         return max(self.length, 160)
 
     @property
+    def weights_per_token(self) -> int:
+        """Weights that a token is multiplied by: all but the table of positions, the tied table of tokens once, as the unembedding."""
+        return self.num_parameters - self.max_length * self.width
+
+    @property
     def flops_per_token(self) -> float:
         """FLOPs a token, forward and backward: 6 a parameter that multiplies, 12 L D T for attention (PaLM, arXiv:2204.02311, app. B)."""
-        return 6 * (self.num_parameters - self.max_length * self.width) + 12 * self.num_layers * self.width * self.length
+        return 6 * self.weights_per_token + 12 * self.num_layers * self.width * self.length
 
 
 SHAPES = {

@@ -19,6 +19,11 @@ def platform() -> str:
     return _OTHER.get() or jax.default_backend()
 
 
+def is_stand_in() -> bool:
+    """Whether the program is for a GPU, and devices that are none stand in for it: a GPU's own kernels cannot be compiled then."""
+    return platform() == "gpu" != jax.default_backend()
+
+
 def compiler_options(num_devices: int, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Returns XLA's options for a step over so many devices of the platform, `chosen` over those of `OPTIONS`."""
     return {**(OPTIONS.get(platform(), {}) if num_devices > 1 else {}), **chosen}

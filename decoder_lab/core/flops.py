@@ -15,19 +15,29 @@ def products(fn: Callable, *arguments: Any) -> float:
     return _count(jax.make_jaxpr(fn)(*arguments).jaxpr)
 
 
-def _count(jaxpr: Any) -> float:
+def with_weights(traced: Any) -> float:
+    """Returns the FLOPs of the products without a batch axis in a traced program: those with weights, what is computed again included.
+
+    Products between activations, such as those of attention, have one; how many of them a fused kernel computes cannot be seen.
+    """
+    return _count(traced.jaxpr, batched=False)
+
+
+def _count(jaxpr: Any, batched: bool = True) -> float:
     total = 0.0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
         if name == "dot_general":
-            (contracted, _), _ = params["dimension_numbers"]
+            (contracted, _), (batch, _) = params["dimension_numbers"]
+            if batch and not batched:
+                continue
             left = equation.invars[0].aval.shape
             total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
         elif name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[params["dimension_numbers"].rhs_spec[0]]
         else:
-            inner = [_count(part) for part in _inside(params)]
+            inner = [_count(part, batched) for part in _inside(params)]
             total += (max(inner, default=0.0) if name == "cond" else sum(inner)) * (params["length"] if name == "scan" else 1)
     return total
 

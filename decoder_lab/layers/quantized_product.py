@@ -27,12 +27,16 @@ def qwix() -> Any:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def product(x: jax.Array, kernel: jax.Array, out_dtype: jnp.dtype, form: str) -> jax.Array:
     """Returns about x @ kernel: [..., in] by [in, out]. Reverse mode only."""
+    return _multiplied(x, kernel, out_dtype, form)
+
+
+def _multiplied(x, kernel, out_dtype, form):
     values, _ = FORMS[form]
     return _multiply(x, kernel.astype(x.dtype), values, values, 0).astype(out_dtype)
 
 
 def _forward(x, kernel, out_dtype, form):
-    return product(x, kernel, out_dtype, form), (x, kernel)
+    return _multiplied(x, kernel, out_dtype, form), (x, kernel)
 
 
 def _backward(out_dtype, form, saved, g):

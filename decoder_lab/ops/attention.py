@@ -15,6 +15,7 @@ attend gives zeros with finite (zero) gradients.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -29,6 +30,7 @@ BiasFn = Callable[[jax.Array, jax.Array], jax.Array]  # (q_positions_BT, k_posit
 ScoreFn = Callable[[jax.Array, jax.Array], jax.Array]  # (q_BTNH, k_BSNH) -> logits_BNTS
 
 MAX_BLOCKS = 16  # blocks are unrolled: more of them cost compile time
+IN_TURN = 16  # queries at a time of what stands in for a fused kernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +141,9 @@ def attention(
     asked["beyond_segments"] = rules.beyond_segments
     chosen = resolve(implementation, platform=backend.platform(), dtype=q_BTNH.dtype, **shape, **asked)
     scale = head_dim**-0.5 if scale is None else scale
-    if chosen in ("xla", "cudnn"):
+    if chosen == "cudnn" and backend.is_stand_in() and prefix_BT is None:
+        return _in_turn(q_BTNH, k_BSKH, v_BSKH, rules, _Score(scale, None, None))
+    if chosen == "xla" or (chosen == "cudnn" and not backend.is_stand_in()):
         return _fused(q_BTNH, k_BSKH, v_BSKH, rules, scale, chosen)
     if chosen == "splash":
         by_rows = dict(causal=rules.later_keys_are_hidden, window=rules.window, scale=scale, softcap=softcap)
@@ -310,6 +314,26 @@ def _in_blocks(q_BTNH, k_BSKH, v_BSKH, rules: _Rules, score: _Score, dropout_of,
         sees_BT = jnp.concatenate([jnp.any(mask_BTS, axis=-1) for mask_BTS in masks_BTS], axis=1)
         out_BKGTH = jnp.where(sees_BT[:, None, None, :, None], out_BKGTH, jnp.zeros((), out_BKGTH.dtype))
     return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(q_BTNH.shape)
+
+
+def _in_turn(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, rules: _Rules, score: _Score) -> jax.Array:
+    """A few queries at a time in a loop, computed again backwards: as little memory as a fused kernel, for which it stands in plans."""
+    block, keys = math.gcd(q_BTNH.shape[1], IN_TURN), slice(0, k_BSKH.shape[1])
+    rows_T = jnp.arange(q_BTNH.shape[1]) if rules.q_rows_T is None else rules.q_rows_T
+    k_BKSH, v_BKSH = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
+
+    @jax.checkpoint
+    def attend(start: jax.Array) -> jax.Array:
+        def cut(x: jax.Array | None, axis: int = 1) -> jax.Array | None:
+            return None if x is None else jax.lax.dynamic_slice_in_dim(x, start, block, axis)
+
+        q_segments_BT, q_positions_BT = cut(rules.q_segments_BT), cut(rules.q_positions_BT)
+        own = dataclasses.replace(rules, q_rows_T=cut(rows_T, 0), q_segments_BT=q_segments_BT, q_positions_BT=q_positions_BT)
+        q_BKGTH, here = _grouped(cut(q_BTNH), score.factor, k_BSKH.shape[2]), (slice(0, block), keys)
+        return _block(q_BKGTH, k_BKSH, v_BKSH, own.mask(*here), rules=own, cut=here, score=score, dropout_of=(0.0, None))
+
+    out_CBKGTH = jax.lax.map(attend, jnp.arange(0, q_BTNH.shape[1], block))
+    return _zero_where_blind(out_CBKGTH.transpose(1, 0, 4, 2, 3, 5).reshape(q_BTNH.shape), rules)
 
 
 def _block(q_BKGTH, k_BKSH, v_BKSH, mask_BTS, *, rules: _Rules, cut: tuple[slice, slice], score: _Score, dropout_of) -> jax.Array:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from decoder_lab.core import backend, chips, lookup, tree
+from decoder_lab.core import backend, flops, lookup, tree
 from decoder_lab.core import config as config_lib
 from decoder_lab.core.axes import AXES
 from decoder_lab.core.errors import UserError
@@ -25,67 +25,10 @@ from decoder_lab.parallel import mesh as meshes
 from decoder_lab.training import reference
 from decoder_lab.training import step as steps
 from decoder_lab.training.experiment import Experiment
+from decoder_lab.training.forecast import Plan, lines, size
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
-TRAFFIC = {"all-gather": 1.0, "all-reduce": 2.0, "reduce-scatter": 1.0, "all-to-all": 1.0, "collective-permute": 1.0}  # rings: bytes sent
-PASSES = {"bfloat16": 1, "float16": 1, "float32": 6}  # products in bfloat16 that one takes on a TPU at full precision
 MOST_TRIES = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What one step of a run takes. Bytes are those of one device, the others of all.
-
-    Attributes:
-      mesh: in words.
-      devices: how many.
-      chip: what one can do; None where that is not known.
-      parts: bytes of {"parameters", "optimizer", "average", "frozen", "batch"} that lie there between steps.
-      temporaries: bytes on top within a step: gradients, activations, and what is gathered. None where the compiler gave up.
-      needed: bytes in all; where the compiler gave up, as it says.
-      capacity: bytes that there are; None: not known.
-      flops: of the model, without what is computed twice; 0: the model does not say.
-      collectives: {kind: (how often, bytes in all)}.
-      tokens, total_steps: of a step, and of the run.
-      seconds: that compiling took.
-      numerics: dtype of the matrix products.
-    """
-
-    mesh: str
-    devices: int
-    chip: chips.Chip | None
-    parts: Mapping[str, int]
-    temporaries: int | None
-    needed: int
-    capacity: float | None
-    flops: float
-    collectives: Mapping[str, tuple[int, int]]
-    tokens: float
-    total_steps: int
-    seconds: float
-    numerics: str
-
-    @property
-    def fits(self) -> bool:
-        return self.temporaries is not None and (self.capacity is None or self.needed <= self.capacity)
-
-    @property
-    def times(self) -> dict[str, float]:
-        """Seconds a step if nothing but {"compute", "memory", "network"} took time; {} where the devices are not known."""
-        if self.chip is None or self.temporaries is None:
-            return {}
-        moved = 2 * sum(self.parts.values()) + 2 * self.temporaries  # everything is read and written once: the least
-        sent = sum(TRAFFIC[kind] * size for kind, (_, size) in self.collectives.items())
-        return {
-            "compute": self.flops * PASSES[self.numerics] / (self.chip.flops * self.devices),
-            "memory": moved / self.chip.bandwidth if self.chip.bandwidth else 0.0,
-            "network": sent / self.chip.link if self.chip.link else 0.0,
-        }
-
-    @property
-    def seconds_a_step(self) -> tuple[float, float]:
-        """(all of it at once, one after the other); (0, 0) where the devices are not known."""
-        return max(self.times.values(), default=0.0), sum(self.times.values())
 
 
 @dataclasses.dataclass
@@ -195,6 +138,8 @@ class Planner:
 
 def make(experiment: Planned, target: topology.Target) -> tuple[Plan, str]:
     """Returns the plan of a run, and the text of its compiled step ("" where the compiler gave up)."""
+    if experiment.config.parallel == "pmap":  # the same step on the same devices; only jit compiles for shapes alone
+        experiment = dataclasses.replace(experiment, config=_changed(experiment.config, ["parallel=jit"]))
     experiment.check_batch_size()
     if experiment.config.dtype == "float32" and target.platform != "cpu":
         jax.config.update("jax_default_matmul_precision", "highest")  # as `runtime.prepare` does where such devices are
@@ -203,7 +148,8 @@ def make(experiment: Planned, target: topology.Target) -> tuple[Plan, str]:
         where = experiment.layout.of_state(state)
         batch = experiment.batch_shapes()[0]
         rows = {name: jax.NamedSharding(experiment.mesh, meshes.rows_spec(experiment.mesh, x.shape)) for name, x in batch.items()}
-        lowered = experiment.jitted_step().lower(_placed(state, where), _placed(batch, rows))
+        traced = experiment.jitted_step().trace(_placed(state, where), _placed(batch, rows))
+        lowered = traced.lower()
         began = time.monotonic()
         try:
             compiled = lowered.compile()
@@ -234,8 +180,33 @@ def make(experiment: Planned, target: topology.Target) -> tuple[Plan, str]:
         total_steps=experiment.clockwork.total_steps,
         seconds=seconds,
         numerics=config.dtype,
+        computed=flops.with_weights(traced.jaxpr) + _of_attention(experiment, clock),
+        read=_read(experiment),
+        length=config.sequence_length,
     )
     return plan, text
+
+
+def _flops_per_token(experiment: Planned) -> Callable[[int], float] | None:
+    """Returns the model's own count, where what it reads are the rows: length -> FLOPs a token; at length 0 those with weights."""
+    if experiment.by_example or hasattr(experiment.task, "flops_per_token"):
+        return None
+    return getattr(experiment.model, "flops_per_token", None)
+
+
+def _of_attention(experiment: Planned, clock: Any) -> float:
+    """Returns the FLOPs of a step that grow with the length of its rows, which are products of no weights; 0 where that is not known."""
+    of_model = _flops_per_token(experiment)
+    return (clock.flops_per_token - of_model(0)) * clock.tokens_per_step if of_model else 0.0
+
+
+def _read(experiment: Planned) -> dict[str, int]:
+    """Returns the bytes that one device reads for each token of one text: weights that it is multiplied by, and the cache."""
+    model, of_model, length = experiment.model, _flops_per_token(experiment), experiment.config.sequence_length
+    if not (of_model and hasattr(model, "init_cache")):
+        return {}
+    weights = of_model(0) / 6 * np.dtype(experiment.config.dtype).itemsize  # a weight: twice forwards, four times backwards
+    return {"weights": round(weights), "cache": tree.num_bytes(jax.eval_shape(lambda: model.init_cache(1, length)))}
 
 
 def _placed(shapes: Any, where: Any) -> Any:
@@ -302,13 +273,12 @@ def find_fit(
     mesh: the size of every axis. attempt: complete config -> its plan.
     """
     taken: dict[str, str] = {}
-    tree = json.loads(config_lib.to_json(config))
     for _, (why, overrides) in zip(range(MOST_TRIES), remedies(config, mesh, slices), strict=False):
         more = taken | dict(text.split("=", 1) for text in overrides)
         chosen = [f"{name}={value}" for name, value in more.items()]
         report(f"trying {' '.join(f'--config.{text}' for text in overrides)}: {why}")
         try:
-            plan = attempt(config_lib.resolve(tree, chosen))
+            plan = attempt(_changed(config, chosen))
         except UserError as error:
             report(f"  cannot be: {str(error).splitlines()[0]}")
             continue
@@ -317,6 +287,11 @@ def find_fit(
         if plan.fits:
             return chosen, plan
     return None
+
+
+def _changed(config: Any, overrides: list[str]) -> Any:
+    """Returns another complete config."""
+    return config_lib.resolve(json.loads(config_lib.to_json(config)), overrides)
 
 
 def advice(config: Any, mesh: Mapping[str, int], slices: int = 1) -> str:
@@ -347,52 +322,3 @@ def explaining(experiment: Experiment) -> Iterator[None]:
             f"a step does not fit into the memory of {experiment.mesh.devices.flat[0].device_kind}: {str(error).splitlines()[0]}\n"
             f"What would help, the cheapest first:\n{settings}\nTo know beforehand: --mode=plan with the same --config."
         ) from error
-
-
-def size(num_bytes: float) -> str:
-    """Returns bytes for reading."""
-    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**29 else f"{num_bytes / 2**20:.1f} MiB"
-
-
-def lines(plan: Plan, title: str) -> list[str]:
-    """Returns a plan for reading."""
-    held = ", ".join(f"{name} {size(number)}" for name, number in plan.parts.items())
-    found = [title, f"  mesh         {plan.mesh} ({plan.devices} devices)", f"  held         {held}"]
-    if plan.temporaries is not None:
-        found.append(f"  in a step    {size(plan.temporaries)} for gradients, activations and what is gathered")
-    verdict = "fits" if plan.fits else "DOES NOT FIT"
-    if plan.capacity is not None:
-        spare = plan.capacity - plan.needed
-        verdict += f": {size(plan.needed)} of {size(plan.capacity)} a device, {size(abs(spare))} {'to spare' if spare >= 0 else 'too much'}"
-    else:
-        verdict += f": {size(plan.needed)} a device; how much there is, is not known"
-    found.append(f"  memory       {verdict}")
-    if plan.flops:
-        found.append(f"  FLOPs        {plan.flops:.4g} a step of {plan.tokens:,.0f} tokens")
-    kinds = ", ".join(f"{count:,} x {kind} ({size(number)})" for kind, (count, number) in sorted(plan.collectives.items()))
-    found.append(f"  collectives  {kinds or 'none'}")
-    found += _speed(plan)
-    return [*found, f"  compiled in  {plan.seconds:.0f} s"]
-
-
-def _speed(plan: Plan) -> list[str]:
-    """Returns what the yardstick of the chip makes of a plan."""
-    if not plan.times or not plan.flops:
-        return []
-    parts = ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in plan.times.items())
-    fast, slow = plan.seconds_a_step
-    ideal = plan.flops / (plan.chip.flops * plan.devices)
-    hours = [plan.total_steps * seconds / 3600 for seconds in (fast, slow)]
-    return [
-        f"  roofline     {parts}; a step takes at least {fast * 1e3:.3g} ms (all at once) to {slow * 1e3:.3g} ms (one after the other)",
-        f"  at most      MFU {ideal / slow:.0%} to {ideal / fast:.0%}, {plan.tokens / slow:,.0f} to {plan.tokens / fast:,.0f} tokens/s",
-        f"  whole run    {plan.total_steps:,} steps: {hours[0] / 24:.3g} to {hours[1] / 24:.3g} days, "
-        f"{hours[0] * plan.devices:,.0f} to {hours[1] * plan.devices:,.0f} device-hours",
-    ]
-
-
-def record(path: pathlib.Path, plan: Plan, more: Mapping[str, Any]) -> None:
-    """Writes a plan as JSON."""
-    chip = plan.chip and plan.chip.name
-    found = dataclasses.asdict(plan) | {"chip": chip, "fits": plan.fits, "times": plan.times, **more}
-    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

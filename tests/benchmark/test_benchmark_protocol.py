@@ -57,8 +57,18 @@ def test_unknown_names_are_refused_with_the_nearest():
 
 @pytest.mark.parametrize("kind, peak, shown", [("cpu", 0.0, "-"), ("cpu", 1e12, "%"), ("NVIDIA H100 80GB HBM3", 0.0, "%")])
 def test_mfu_is_by_the_data_sheet_or_the_flag(kind, peak, shown, capsys):
-    row = benchmark._row("x", "training", "small", 768, [dict(name="jax", device_kind=kind, first=1.0, runs=[0.1], peak_bytes=10**9)], peak)
+    found = [dict(name="jax", device_kind=kind, first=1.0, runs=[0.1], peak_bytes=10**9)]
+    row = benchmark._row("x", "training", "small", 768, found, peak, {})
     assert ("mfu" in row) == (shown == "%") and capsys.readouterr().out.strip().endswith(shown)
+
+
+def test_one_stream_is_measured_by_the_memory_bandwidth(capsys):
+    """1,000 tokens a second of 1.3B in bfloat16 read 2.6 TB/s, of the 3.35 that an H100 has."""
+    found = [dict(name="jax", device_kind="NVIDIA H100 80GB HBM3", first=1.0, runs=[0.128], peak_bytes=10**9)]
+    for batch_size, shown in ((1, "78.3%"), (8, "-")):
+        row = benchmark._row("x", "generation", "1.3b", 128, found, 0.0, dict(batch_size=batch_size, beam=1, dtype="bfloat16"))
+        assert ("bandwidth" in row) == (batch_size == 1) and capsys.readouterr().out.split()[-1] == shown
+    assert row["per_second"] == pytest.approx(1000)
 
 
 def test_every_kind_is_measured_and_only_what_the_peer_does_is_beside_it():

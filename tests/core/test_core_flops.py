@@ -22,3 +22,15 @@ def test_products_are_counted_wherever_they_stand():
     f = jax.custom_vjp(jnp.dot)
     f.defvjp(lambda a, b: (a @ b, (a, b)), lambda saved, g: saved)
     assert flops.products(f, shape(3, 4), shape(4, 5)) == one
+
+
+def test_products_with_weights_are_those_without_a_batch_axis_as_often_as_they_are_computed():
+    """Backwards two more a weight, and one more where the result was not kept; products between activations have a batch axis."""
+
+    def loss(w, x_BTD):
+        y_BTD = jax.checkpoint(lambda w, x: jnp.sin(jnp.sin(x @ w) @ w))(w, x_BTD)
+        return jnp.sum(jnp.einsum("BTD,BSD->BTS", y_BTD, y_BTD))
+
+    one = 2 * (3 * 5) * 4 * 4
+    traced = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(shape(4, 4), shape(3, 5, 4))
+    assert flops.with_weights(traced.jaxpr) == (2 + 2 + 4) * one

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from decoder_lab.core import backend
 from decoder_lab.core.errors import UserError
 from decoder_lab.ops import attention as ops
 from decoder_lab.ops import attention_kernels, position_bias
@@ -66,6 +67,25 @@ def test_every_implementation_equals_the_oracle(case):
             continue
         out = jax.jit(functools.partial(ops.attention, implementation=name, **of_attention))(q, k, v)
         np.testing.assert_allclose(out, expected, atol=2e-6, err_msg=name)
+
+
+def test_what_stands_in_for_a_fused_kernel_computes_it_in_little_memory():
+    """In plans for GPUs that are not there: forwards and backwards no array of all queries and all keys."""
+    q, k, v, g = inputs(dtype=jnp.bfloat16, length=144)
+    segments = jnp.asarray(SEGMENTS[:, :144])
+    kw = dict(q_segments_BT=segments, k_segments_BS=segments, window=33)
+
+    def both(implementation):
+        out, pull = jax.vjp(functools.partial(ops.attention, implementation=implementation, **kw), q, k, v)
+        return out, pull(g)
+
+    with backend.compiling_for("gpu"):
+        compiled = jax.jit(lambda: both("cudnn")).lower().compile()
+    assert "144,144]" not in compiled.as_text()
+    expected = oracle(q, k, v, window=33, segments=SEGMENTS[:, :144])
+    got, wanted = compiled(), jax.jit(lambda: both("reference"))()
+    np.testing.assert_allclose(np.asarray(got[0], np.float64), expected, atol=0.03)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(np.float64(a), np.float64(b), atol=0.05), got[1], wanted[1])
 
 
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])

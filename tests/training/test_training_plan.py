@@ -70,6 +70,21 @@ def test_the_roofline_is_the_yardstick_of_the_chip(by_mesh):
     assert "MFU" not in unknown and "fits" in unknown
 
 
+def test_virtual_devices_stand_in_for_gpus(tmp_path):
+    """In bfloat16 with their fused attention, which only a GPU could compile; layers are computed again but for what nothing needs."""
+    target = topology.Target(jax.devices()[:2], "gpu", CHIP, CHIP.memory, False)
+    config = make_config("dtype=bfloat16", "model.kw.remat=full", "parallel=pmap")
+    experiment = plans.Planned(config, tmp_path, print, target.devices, VOCAB)
+    plan, text = plans.make(experiment, target)
+    assert plan.fits and "all-reduce" in plan.collectives and "64,64]" not in text, "no weights of 64 queries and 64 keys"
+    weights, tokens = 2 * (4 * 32 * 32 + 2 * 32 * 128), 64 * 64
+    assert plan.computed - plan.flops == tokens * 2 * (weights - 2 * 32 * 128)  # the last product of a layer is its result
+    assert plan.read == {"weights": 2 * (weights + 32 * VOCAB), "cache": tree.num_bytes(experiment.model.init_cache(1, 64))}
+    text = "\n".join(plans.lines(plan, "title"))
+    most = CHIP.bandwidth / sum(plan.read.values())
+    assert f"at most {most:,.0f} tokens/s" in text and f"and {plan.computed / plan.flops - 1:.0%} more for what is computed again" in text
+
+
 def test_what_does_not_fit_is_made_to(tmp_path):
     """Cheapest first, each on top of those before; the plan that fits is one of the config that is named."""
     config, said, tried = make_config(), [], []

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from decoder_lab.core import config as config_lib
-from decoder_lab.core import runtime, tree
+from decoder_lab.core import runtime, tree, writer
 from decoder_lab.core.errors import UserError
 from decoder_lab.training import experiment as experiments
 from decoder_lab.training import loop, resume
@@ -118,8 +118,9 @@ def test_a_crash_loses_nothing(text, whole, tmp_path, monkeypatch, crash_step):
 
 
 def test_a_stop_signal_saves_and_goes_on(text, whole, tmp_path, monkeypatch):
-    """SIGTERM finishes the step, saves, and ends with a code of its own; the same command goes on from there."""
-    config = make_config(text)
+    """SIGTERM finishes the step, saves, tells the writers, and ends with a code of its own; the same command goes on from there."""
+    config, told = make_config(text), []
+    monkeypatch.setattr(writer.Writers, "stopped", lambda self: told.append("stopped"))
     with monkeypatch.context() as patched:
         from decoder_lab.data import feed
 
@@ -132,9 +133,10 @@ def test_a_stop_signal_saves_and_goes_on(text, whole, tmp_path, monkeypatch):
 
         patched.setattr(feed.Feed, "batch", signalled)
         assert train(config, tmp_path / "stopped") == runtime.EXIT_RESUMABLE == 75
+    assert told == ["stopped"]
     _, _, step = final_state(config, tmp_path / "stopped")
     assert 5 < step < STEPS
-    assert train(config, tmp_path / "stopped") == 0
+    assert train(config, tmp_path / "stopped") == 0 and told == ["stopped"]
     assert_same_run(config, whole, tmp_path / "stopped")
 
 
