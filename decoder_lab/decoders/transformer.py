@@ -92,8 +92,6 @@ def problems(kw) -> list[str]:
     if kw["global_layers"]:
         if kw["window"] is None:
             found.append("global_layers are those without the window: set window, or leave them empty")
-        if kw["scan_layers"]:
-            found.append("global_layers differ from the others, scanned layers are all alike: set scan_layers to False")
         if not all(0 <= i < kw["num_layers"] for i in kw["global_layers"]):
             found.append(f"global_layers must be numbers from 0 to {kw['num_layers'] - 1}, got {kw['global_layers']}")
     if kw["local_rope_theta"] is not None and (kw["position"] != "rotary" or kw["window"] is None):
@@ -139,7 +137,7 @@ class Decoder(nn.Module):
     rope_theta: float = 10000.0
     rope_scaling: dict | None = None  # {"type": "linear" | "ntk" | "yarn" | "llama3", "factor": ...}, see ops/rotary.py
     window: int | None = None  # each token sees itself and window - 1 before it
-    global_layers: tuple[int, ...] = ()  # numbers of layers that see everything all the same (Gemma 2 and 3); not of scanned layers
+    global_layers: tuple[int, ...] = ()  # numbers of layers that see everything all the same (Gemma 2 and 3)
     local_rope_theta: float | None = None  # of the layers with a window, without rope_scaling (Gemma 3); None: as all others
     qk_norm: bool = False
     attention_softcap: float | None = None

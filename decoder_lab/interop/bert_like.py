@@ -11,6 +11,7 @@
 
 from collections.abc import Mapping
 
+from decoder_lab.core.errors import unknown
 from decoder_lab.interop import family_base as base
 from decoder_lab.interop.table import EMBEDDING, LINEAR, NORM, Table
 
@@ -29,6 +30,9 @@ FIELDS = {
     "span_extractor": dict(features=False),
     "dual_encoder": dict(pooling="mean", projection_dim=0, shared=True, learn_temperature=False),
 }
+
+# problem_type of their classifiers -> kind of our task
+KINDS = {"single_label_classification": "single", "multi_label_classification": "multi", "regression": "score"}
 
 
 def classes(prefix: str) -> dict[str, str]:
@@ -159,4 +163,11 @@ class BertLike(base.Family):
             special = tuple(sorted({i for i in tokens.values() if i is not None}))
             return dict(name="masked_language_modeling", kw=dict(mask_id=tokens.get("mask"), special_ids=special))
         tasks = dict(classifier="classification", tagger="tagging", span_extractor="question_answering", dual_encoder="retrieval")
-        return dict(name=tasks[name], kw={})
+        return dict(name=tasks[name], kw=dict(kind=self.kind(config)) if name == "classifier" else {})
+
+    def kind(self, config: Mapping) -> str:
+        """Returns what a classifier was trained for, as transformers tells it. Errors: UserError for a problem_type that nobody has."""
+        found = config.get("problem_type") or ("regression" if self.sizes(config).num_labels == 1 else "single_label_classification")
+        if found not in KINDS:
+            raise base.Unsupported(unknown(f"config.json of {self.model_type}: problem_type", str(found), KINDS))
+        return KINDS[found]

@@ -42,6 +42,8 @@ class Directory:
     def plugin(self) -> dict:
         """Our model `dict(name, kw)`."""
         found = self.family.plugin(self.config)
+        if found["name"] == "dual_encoder":
+            self._check_modules()
         pooling = self.path / "1_Pooling" / "config.json"
         if found["name"] == "dual_encoder" and pooling.is_file():
             kinds = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first", "pooling_mode_max_tokens": "max"}
@@ -50,6 +52,13 @@ class Directory:
                 raise UserError(f"{pooling}: got {', '.join(chosen) or 'no pooling'}, expected one of {', '.join(kinds)}.")
             found["kw"]["pooling"] = kinds[chosen[0]]
         return found
+
+    def _check_modules(self) -> None:
+        """Errors: UserError where a sentence encoder goes on after its pooling, by a layer whose weights lie in another folder."""
+        file = self.path / "modules.json"
+        types = [str(module.get("type")).rpartition(".")[2] for module in json.loads(file.read_text())] if file.is_file() else []
+        if strange := [name for name in types if name not in ("Transformer", "Pooling", "Normalize")]:
+            raise UserError(f"{file}: got {', '.join(strange)}, expected Transformer, Pooling and Normalize only.")
 
     @functools.cached_property
     def sizes(self) -> Sizes:

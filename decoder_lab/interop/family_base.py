@@ -68,6 +68,9 @@ class Family:
             for name, value in self.expected.items()
             if config.get(name, value) != value
         ]
+        if (method := config.get("quantization_config")) is not None:
+            kind = method.get("quant_method", "unnamed") if isinstance(method, Mapping) else method
+            wrong.append(f"quantization_config: got {kind!r}, this program reads plain weights: dequantise them with transformers first")
         if wrong:
             raise Unsupported("\n".join([f"config.json of {self.model_type}:", *(f"  {line}" for line in wrong)]))
 

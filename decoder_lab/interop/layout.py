@@ -41,13 +41,17 @@ def stacked_as(params: Mapping[str, Lazy], like: Mapping[str, Any]) -> dict[str,
         else:
             found[path] = array
     for path, layers in parts.items():
-        arrays = [layers[i] for i in sorted(layers)]
-        found[path] = Lazy((len(arrays), *arrays[0].shape), arrays[0].dtype, lambda arrays=arrays: _stack(arrays))
+        found[path] = stack([layers[i] for i in sorted(layers)])
     return found
 
 
-def _stack(arrays: list[Lazy]) -> np.ndarray:
-    stack = np.empty((len(arrays), *arrays[0].shape), arrays[0].dtype)
-    for i, array in enumerate(arrays):
-        stack[i] = np.asarray(array)
-    return stack
+def stack(arrays: list[Lazy]) -> Lazy:
+    """Returns one array with those given along a new first axis; one of them at a time is read beside it."""
+
+    def read() -> np.ndarray:
+        whole = np.empty((len(arrays), *arrays[0].shape), arrays[0].dtype)
+        for i, array in enumerate(arrays):
+            whole[i] = np.asarray(array)
+        return whole
+
+    return Lazy((len(arrays), *arrays[0].shape), arrays[0].dtype, read)

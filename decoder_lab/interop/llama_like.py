@@ -78,6 +78,8 @@ def layer_types(config: Mapping, default: list[str]) -> dict:
     types = config.get("layer_types") or default
     if strange := sorted(set(types) - {"sliding_attention", "full_attention"}):
         raise base.Unsupported(f"config.json: layer_types has {', '.join(strange)}, which this program does not know.")
+    if len(types) != len(default):
+        raise base.Unsupported(f"config.json: layer_types: got {len(types)}, expected one for each of the {len(default)} layers.")
     everywhere = tuple(i for i, kind in enumerate(types) if kind == "full_attention")
     if len(everywhere) == len(types):
         return dict(window=None, global_layers=())

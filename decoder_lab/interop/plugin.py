@@ -16,7 +16,7 @@ from decoder_lab.ops import rotary
 # fields that do not change what given parameters compute
 FREE = (
     "variant", "scan_layers", "remat", "attention", "init_stddev", "embedding_stddev", "dropout", "attention_dropout",
-    "character_dropout",
+    "character_dropout", "expert_capacity", "expert_balance", "expert_z",
 )  # fmt: skip
 TRANSFORMERS = (("model", "decoder_only"), ("encoder", "transformer"), ("decoder", "transformer"))
 

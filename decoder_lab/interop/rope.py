@@ -46,10 +46,12 @@ def of(parameters: Mapping, theta: float, config: Mapping) -> dict:
     given = {key: value for key, value in parameters.items() if key not in NAMES and value is not None}
     if kind in ("yarn", "llama3"):
         given.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
+    if kind == "yarn" and "factor" not in given:
+        raise Unsupported('config.json: rope scaling of type "yarn" has no factor: write by how much the context was made longer.')
     if kind == "yarn" and _usual_attention_factor(given):
         given.pop("attention_factor", None)
     share = given.pop("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    strange = sorted(given.keys() - settings.keys()) if ours else []
+    strange = sorted(given.keys() - settings.keys())  # of "default" too: a scaling that does not name its type is one that somebody meant
     if strange or share != 1.0:
         named = ", ".join([*strange, *(["partial_rotary_factor"] if share != 1.0 else [])])
         raise Unsupported(f'config.json: rope scaling of type "{kind}" has {named}, which this program does not know.')

@@ -1,7 +1,8 @@
 """Rename tables: where each tensor of a Hugging Face model lies in the lab's parameters, read in both directions.
 
 A table is data: {their module: (our module, kind)}, `{i}` in both for each layer. A kind says what a module's parameters are called on both
-sides and how one array becomes the other. What our model lacks (a bias, say) is not expected.
+sides and how one array becomes the other. What our model lacks (a bias, say) is not expected. `{e}` in their name alone: one array of
+ours is many of theirs, one for each entry of its first axis, such as the experts of a mixture.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import numpy as np
 
 from decoder_lab.core import tree
 from decoder_lab.core.errors import UserError
+from decoder_lab.interop import layout
 from decoder_lab.interop.safetensors import Lazy
 
 Shape = tuple[int, ...]
@@ -93,14 +95,19 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Where one of their tensors lies: our paths, and how it becomes them."""
+    """Where one of their tensors lies: our paths, and how it becomes them; with `entry` it is that entry of their first axis."""
 
     ours: tuple[str, ...]
     how: How
+    entry: int | None = None
+
+    def our_shapes(self, shapes: Mapping[str, Shape]) -> list[Shape]:
+        """Returns the shapes of what it becomes."""
+        return [shapes[path] if self.entry is None else shapes[path][1:] for path in self.ours]
 
     def their_shape(self, shapes: Mapping[str, Shape]) -> Shape:
         """Returns the shape that their tensor must have."""
-        return self.how.shape([shapes[path] for path in self.ours])
+        return self.how.shape(self.our_shapes(shapes))
 
 
 def rules(table: Table, shapes: Mapping[str, Shape]) -> dict[str, Rule]:
@@ -115,9 +122,11 @@ def rules(table: Table, shapes: Mapping[str, Shape]) -> dict[str, Rule]:
             for their_name, (our_name, how) in kind.items():
                 paths = tuple("/".join(filter(None, (module.replace("{i}", str(i)), our_name))) for module in ours)
                 if all(path in shapes for path in paths):
-                    found[".".join(filter(None, (theirs.replace("{i}", str(i)), their_name)))] = Rule(paths, how)
-    placed = [path for rule in found.values() for path in rule.ours]
-    if lost := set(shapes) - set(placed):
+                    name = ".".join(filter(None, (theirs.replace("{i}", str(i)), their_name)))
+                    for entry in range(shapes[paths[0]][0]) if "{e}" in name else (None,):
+                        found[name.replace("{e}", str(entry))] = Rule(paths, how, entry)
+    placed = [(path, rule.entry) for rule in found.values() for path in rule.ours]
+    if lost := set(shapes) - {path for path, _ in placed}:
         raise ValueError(f"the table has no place for {sorted(lost)}")
     if len(placed) != len(set(placed)):
         raise ValueError("the table has two places for one parameter")
@@ -158,12 +167,16 @@ def load(table: Table, tensors: Mapping[str, Lazy], shapes: Mapping[str, Shape],
         model = tree.grouped(wanted)
         listing = "\n".join(f"  {problem}" for problem in _shortened(problems))
         raise UserError(f"{where}:\n{listing}\nthe model's config.json asks for:\n{model}\nthe files hold:\n{tree.grouped(tensors)}")
-    found = {}
+    found, entries = {}, {}
     for name, rule in wanted.items():
-        of_rule = [shapes[path] for path in rule.ours]
+        of_rule = rule.our_shapes(shapes)
         for number, path in enumerate(rule.ours):
-            found[path] = Lazy(of_rule[number], named[name].dtype, _reader(named[name], rule.how, number, of_rule))
-    return found, left_out
+            array = Lazy(of_rule[number], named[name].dtype, _reader(named[name], rule.how, number, of_rule))
+            if rule.entry is None:
+                found[path] = array
+            else:
+                entries.setdefault(path, []).append(array)
+    return found | {path: layout.stack(arrays) for path, arrays in entries.items()}, left_out
 
 
 def _reader(array: Lazy, how: How, number: int, shapes: list[Shape]) -> Callable[[], np.ndarray]:
@@ -176,15 +189,15 @@ def save(table: Table, params: Mapping[str, Any]) -> dict[str, Lazy]:
     found = {}
     for name, rule in rules(table, shapes).items():
         arrays = [params[path] for path in rule.ours]
-        found[name] = Lazy(rule.their_shape(shapes), np.dtype(arrays[0].dtype), _joiner(rule.how, arrays))
+        found[name] = Lazy(rule.their_shape(shapes), np.dtype(arrays[0].dtype), _joiner(rule, arrays))
     for name, like in table.zeros.items():
         shape, dtype = (1, found[like].shape[0]), found[like].dtype
         found[name] = Lazy(shape, dtype, lambda shape=shape, dtype=dtype: np.zeros(shape, dtype))
     return {name.removeprefix(table.prefix): array for name, array in found.items()} if table.bare else found
 
 
-def _joiner(how: How, arrays: list[Any]) -> Callable[[], np.ndarray]:
-    return lambda: how.save([np.asarray(array) for array in arrays])
+def _joiner(rule: Rule, arrays: list[Any]) -> Callable[[], np.ndarray]:
+    return lambda: rule.how.save([np.asarray(array) if rule.entry is None else np.asarray(array)[rule.entry] for array in arrays])
 
 
 def _their_name(name: str, table: Table, known: Mapping[str, Any]) -> str:

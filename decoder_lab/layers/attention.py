@@ -2,7 +2,8 @@
 
 import functools
 import typing
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -38,6 +39,7 @@ class Context:
     index: jax.Array | None = None  # scalar: where in the cache this call writes; None without a cache
     prefix_BT: jax.Array | None = None  # not 0: entries of this call that see each other in both directions
     memory: Memory | None = None  # what cross-attention reads
+    everywhere: jax.Array | None = None  # scalar: whether this one of scanned layers sees beyond its window; None: no layer does
     deterministic: bool = struct.field(pytree_node=False, default=True)  # no dropout
 
     @property
@@ -95,12 +97,9 @@ class Attention(nn.Module):
         if self.qk_norm:
             q_BTNH = Norm(self.norm, epsilon=self.norm_epsilon, dtype=self.dtype, name="query_norm")(q_BTNH)
             k_BTKH = Norm(self.norm, epsilon=self.norm_epsilon, dtype=self.dtype, name="key_norm")(k_BTKH)
-        own = self.window is not None and context.local_rotary_tables is not None
-        tables = context.local_rotary_tables if own else context.rotary_tables
-        if tables is not None:
+        if (tables := _rotary_tables(self.window, context)) is not None:
             q_BTNH, k_BTKH = (rotary.rotate(x, *tables) for x in (q_BTNH, k_BTKH))
         rules = dict(
-            window=self.window,
             softcap=self.softcap,
             scale=self.scale,
             bias_fn=context.bias_fn,
@@ -109,13 +108,14 @@ class Attention(nn.Module):
         attend = functools.partial(ops.attention, **rules, implementation=self.implementation)
         if self.has_variable("params", PREFIX[0]):
             attend = functools.partial(_prefixed, [self.get_variable("params", name) for name in PREFIX], rules)
+        attend, weights = (_within(self.window, context.everywhere, f) for f in (attend, functools.partial(ops.weights, **rules)))
         if cache is None:
             random = {}
             if self.dropout and not context.deterministic:
                 random = {"dropout_rate": self.dropout, "dropout_key": self.make_rng("dropout")}
             among = _among_rows(context, self.causal)
             out_BTNH = attend(q_BTNH, k_BTKH, v_BTKH, **among, **random)
-            sow_weights(self, functools.partial(ops.weights, q_BTNH, k_BTKH, **rules, **among))
+            sow_weights(self, functools.partial(weights, q_BTNH, k_BTKH, **among))
         else:
             if not self.causal:
                 raise ValueError("a cache is for causal attention: an encoder reads everything at once")
@@ -124,9 +124,30 @@ class Attention(nn.Module):
                 "value": _write(cache["value"], v_BTKH, context.index, layer),
             }
             out_BTNH = _over_cache(attend, context, q_BTNH, k_BTKH, v_BTKH, cache, layer)
-            sow_weights(self, lambda: ops.weights(q_BTNH, _read(cache["key"], layer), **rules, **_among_cached(context)))
+            sow_weights(self, lambda: weights(q_BTNH, _read(cache["key"], layer), **_among_cached(context)))
         out_BTF = out_BTNH.reshape(batch, length, self.num_heads * self.head_dim)
         return Linear(width, self.use_bias, self.out_stddev, self.dtype, name="out")(out_BTF), cache
+
+
+def _rotary_tables(window: int | None, context: Context) -> tuple[jax.Array, jax.Array] | None:
+    """Returns the tables of a layer: its own, where layers with a window have such and it keeps to its window."""
+    if window is None or context.local_rotary_tables is None:
+        return context.rotary_tables
+    if context.everywhere is None:
+        return context.local_rotary_tables
+    return jax.tree.map(functools.partial(jnp.where, context.everywhere), context.rotary_tables, context.local_rotary_tables)
+
+
+def _within(window: int | None, everywhere: jax.Array | None, attend_fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Returns `attend_fn` with the window, or where only the running layer knows whether it has one, either of two compiled forms."""
+    if window is None or everywhere is None:
+        return functools.partial(attend_fn, window=window)
+
+    def either(*arrays: jax.Array, **rules: Any) -> jax.Array:
+        forms = (functools.partial(attend_fn, window=size, **rules) for size in (None, window))
+        return jax.lax.cond(everywhere, *forms, *arrays)
+
+    return either
 
 
 def _prefixed(learned: list[jax.Array], rules: dict, q_BTNH, k_BSKH, v_BSKH, **among) -> jax.Array:

@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from decoder_lab.core.errors import UserError
 from decoder_lab.layers.attention import Context
 from decoder_lab.layers.dropout import Dropout
 from decoder_lab.layers.mixture_of_experts import LOSSES, MixtureOfExperts
@@ -92,9 +91,10 @@ class Block(nn.Module):
 
 
 class _Scanned(nn.Module):
-    """The block of scanned layers, whose parameters have a leading axis L."""
+    """The block of scanned layers, whose parameters have a leading axis L; those of `everywhere_L` see beyond their window."""
 
     make_block: Callable[..., Block]
+    everywhere_L: tuple[bool, ...] = ()
 
     def setup(self):
         self._block = self.make_block(name="block")
@@ -105,6 +105,8 @@ class _Scanned(nn.Module):
         prepared = None if context.memory is None else context.memory.prepared
         if prepared is not None:
             prepared = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, layer, axis=1, keepdims=False), prepared)
+        if self.everywhere_L:
+            context = context.replace(everywhere=jnp.asarray(self.everywhere_L)[layer])
         x_BTD, cache = self._block(x_BTD, context, cache, layer, prepared)
         return (x_BTD, cache, layer + 1), None
 
@@ -115,7 +117,7 @@ class _Scanned(nn.Module):
 
 class Stack(nn.Module):
     """`num_layers` blocks. Unrolled, parameters are layer_0, layer_1, ...; scanned (one compilation for all), layers/block with a leading
-    axis L.
+    axis L; there global layers run the same block, which chooses between two compiled forms of attention.
 
     The cache is a tuple of {"key", "value"} [B, K, S, H], or when scanned one such dict with the layer on axis 1; so is what `prepare`
     returns.
@@ -125,16 +127,15 @@ class Stack(nn.Module):
     num_layers: int
     scan: bool = False
     remat: Remat = "none"
-    other_block: Callable[..., Block] | None = None  # of `other_layers`, with parameters of the same shapes; unrolled only
-    other_layers: tuple[int, ...] = ()
+    global_block: Callable[..., Block] | None = None  # of `global_layers`: the same without a window
+    global_layers: tuple[int, ...] = ()
 
     def setup(self):
         if self.scan:
-            if self.other_layers:
-                raise UserError("scanned layers are all alike: set scan_layers=False, or leave global_layers empty.")
-            self._scanned = _Scanned(self.block, name="layers")
+            everywhere_L = tuple(i in self.global_layers for i in range(self.num_layers)) if self.global_layers else ()
+            self._scanned = _Scanned(self.block, everywhere_L, name="layers")
         else:
-            makers = [self.other_block if i in self.other_layers else self.block for i in range(self.num_layers)]
+            makers = [self.global_block if i in self.global_layers else self.block for i in range(self.num_layers)]
             self._blocks = [make(name=f"layer_{i}") for i, make in enumerate(makers)]
 
     def __call__(self, x_BTD: jax.Array, context: Context, cache=None):

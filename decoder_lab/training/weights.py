@@ -119,7 +119,8 @@ def _silenced(experiment: Any, directory: Directory, params: Mapping[str, Any]) 
 def _store_facts(experiment: Any, directory: Directory) -> None:
     """Labels come with the weights, and not from a train split."""
     names, facts = directory.labels, {}
-    facts["classification"] = dict(labels=names, counts=[1] * len(names))
+    scores = experiment.config.task.name == "classification" and experiment.config.task.kw.kind == "score"
+    facts["classification"] = dict(mean=0.0, deviation=1.0) if scores else dict(labels=names, counts=[1] * len(names))
     schemes = [scheme for scheme in tag_schemes.SCHEMES if "O" in names and all(tag_schemes.belongs(name, scheme) for name in names)]
     facts["tagging"] = dict(tags=names, scheme=next(iter(schemes), "none"), labels=[], characters="")
     if experiment.config.task.name in facts:
@@ -132,7 +133,8 @@ def export_run(experiment: Any, params: Any, output: pathlib.Path, model_type: s
     ids = dict(experiment.tokenizer.special_ids()) if hasattr(experiment.tokenizer, "special_ids") else {}
     ids |= {} if experiment.tokenizer.eos_id is None else {"eos": experiment.tokenizer.eos_id}
     model = dict(name=experiment.config.model.name, kw=lookup.part(experiment.config.model)[1])
-    written = export.write(output, model, sizes, tree.flatten(params), _settings(experiment, ids), model_type)
+    flat = _in_units_of_the_data(experiment, tree.flatten(params))
+    written = export.write(output, model, sizes, flat, _settings(experiment, ids), model_type)
     experiment.report(f"{output}: {written}")
     experiment.report(f"{output}: {_write_tokenizer(experiment, output, ids)}")
 
@@ -194,9 +196,20 @@ def _settings(experiment: Any, ids: Mapping[str, int]) -> dict:
     if labels and "num_labels" in experiment.sizes:
         found["id2label"] = {str(i): name for i, name in enumerate(labels)}
         found["label2id"] = {name: i for i, name in enumerate(labels)}
-    if len(labels) == 1 or (not labels and experiment.sizes.get("num_labels") == 1):
+    if getattr(experiment.task, "kind", "") == "multi":
+        found["problem_type"] = "multi_label_classification"
+    elif len(labels) == 1 or (not labels and experiment.sizes.get("num_labels") == 1):
         found["problem_type"] = "regression"
     return found
+
+
+def _in_units_of_the_data(experiment: Any, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns parameters whose scores are those of the data: the task's own count standard deviations from the train split's mean."""
+    mean, deviation = getattr(experiment.task, "scale", (0.0, 1.0))
+    if getattr(experiment.task, "kind", "") != "score" or (mean, deviation) == (0.0, 1.0):
+        return dict(params)
+    bias = params["output/bias"] * deviation + mean
+    return {**params, "output/kernel": params["output/kernel"] * deviation, "output/bias": bias}
 
 
 def _write_tokenizer(experiment: Any, output: pathlib.Path, ids: Mapping[str, int]) -> str:

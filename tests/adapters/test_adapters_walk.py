@@ -5,8 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from decoder_lab.adapters.places import of_kind
 from decoder_lab.core import lookup, tree
 from decoder_lab.core.errors import UserError
 from decoder_lab.layers.tagging import tag_losses
@@ -30,6 +32,7 @@ MODELS = {
         name="encoder_decoder",
         kw=dict(encoder=RNN, decoder=dict(name="recurrent", kw=dict(cell="gru", width=6, attention="additive", context_input=True))),
     ),
+    "transformer_seq2seq": dict(name="encoder_decoder", kw=dict(encoder=TRANSFORMER, decoder=TRANSFORMER)),
     "cnn_classifier": dict(
         name="classifier", kw=dict(encoder=dict(name="convolutional", kw=dict(widths=(2, 3), filters=6, embedding_dim=5)), pooling="max")
     ),
@@ -45,14 +48,27 @@ METHODS = {
     "prompt": dict(num_tokens=2),
     "prefix": dict(num_tokens=2),
 }
-COMPUTED = {  # every method on a Transformer, and on the others what goes another way there
+PLAIN = {  # methods that add nothing
+    "bitfit": {},
+    "freeze": dict(train=("bias$",)),
+    "full": dict(layer_decay=0.5),
+}
+COMPUTED = {  # every method on a Transformer, and on the others what goes another way there; the rest of the pairs is slow
     "transformer_lm": " ".join(METHODS),
     "rnn_lm": "lora dora bottleneck ia3",
     "rnn_seq2seq": "lora bottleneck prompt prefix",
+    "transformer_seq2seq": "",
     "cnn_classifier": "lora bottleneck ia3",
     "transformer_classifier": "lora prompt",
     "crf_tagger": "adalora prefix",
 }
+NOWHERE = [("cnn_classifier", "prefix")]
+PAIRS = [
+    pytest.param(name, method, marks=[] if method in COMPUTED[name].split() else pytest.mark.slow)
+    for name in MODELS
+    for method in METHODS
+    if (name, method) not in NOWHERE
+]
 CHANGES_AT_ONCE = ("prompt", "prefix")  # what they put before a text changes it from the beginning
 
 
@@ -123,7 +139,7 @@ def test_every_method_finds_its_places_in_every_model(name):
     _, task, params, _, plain = base(name)
     for method in METHODS:
         adaptation = adaptation_of(name, method)
-        if (name, method) == ("cnn_classifier", "prefix"):
+        if (name, method) in NOWHERE:
             with pytest.raises(UserError, match="self-attention .* and recurrent layers, and this model has none. It has: convolution"):
                 _ = adaptation.shapes
             continue
@@ -131,7 +147,7 @@ def test_every_method_finds_its_places_in_every_model(name):
         assert jax.eval_shape(lambda params, model=adaptation.model: output_of(model, task, params), adaptation.shapes).shape == plain.shape
 
 
-@pytest.mark.parametrize(("name", "method"), [(name, method) for name, methods in COMPUTED.items() for method in methods.split()])
+@pytest.mark.parametrize(("name", "method"), PAIRS)
 def test_begins_as_the_model_learns_and_merges(name, method):
     _, task, params, plain_output, plain = base(name)
     adaptation, joined = adapted(name, method)
@@ -169,6 +185,56 @@ def test_begins_as_the_model_learns_and_merges(name, method):
     np.testing.assert_allclose(plain_output(merged), out, atol=1e-4, rtol=1e-4)  # KNOWN_BUGS 15
     again = adaptation.adapter.unmerge(merged, whole)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=2e-5), again, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [*METHODS, *PLAIN, "lora int8"])
+@pytest.mark.parametrize("name", MODELS)
+def test_training_moves_what_is_trained_and_no_bit_of_the_rest(name, method):
+    """Four steps with weight decay by the lab's own step, AdaLoRA's pruning in it: the rest has no optimiser state and stays as it was."""
+    _, task, _, _, plain = base(name)
+    method, _, quantize = method.partition(" ")
+    kw = PLAIN.get(method, dict(rank=2, quantize=quantize) if quantize else {})
+    if (name, method) in NOWHERE:
+        return
+    if quantize:
+        pytest.importorskip("qwix", reason='needs the extra "quant"')
+    adaptation, joined = adapted(name, method, **kw)
+    if quantize and not set(of_linear(adaptation)) - adaptation.trained:
+        with pytest.raises(UserError, match="no frozen kernel of a Linear layer"):
+            adaptation.split(joined)
+        return
+    trained, frozen = adaptation.split(joined)
+    optimizer, target = optax.adamw(1e-2, weight_decay=0.1), RNG.standard_normal(plain.shape).astype(np.float32)
+
+    def metrics(params, batch, key):
+        out = adaptation.model.apply({"params": params}, batch, True, method=task.forward)
+        return {"loss": (jnp.sum(jnp.square(out - target)), jnp.float32(B))}
+
+    hooks = steps.Hooks(adaptation.adapter, 4, lambda duration: 1)
+    settings = dict(accumulate=1, ema=0.0, on_nonfinite="stop", adapter=hooks)
+    step = compiled(steps.make_train_step(metrics, optimizer, lambda count: 1e-2, **settings))
+    state = steps.init_state(trained, optimizer, 0, False).replace(frozen=frozen, adapter=adaptation.begin(trained))
+    losses = []
+    for _ in range(4):
+        state, sums = step(state, task.dummy())
+        losses.append(float(sums["loss"][0]))
+    assert not state.halted and losses[-1] < losses[0]
+    assert tree.flatten(state.opt_state[0].mu).keys() == adaptation.trained
+    for path, leaf in tree.flatten(state.frozen).items():
+        np.testing.assert_array_equal(leaf, tree.flatten(frozen)[path], err_msg=path)
+    for path, leaf in tree.flatten(state.params).items():
+        pruned = path.endswith("lora_lambda") and not np.any(leaf)  # all ranks of a kernel
+        assert pruned or not np.array_equal(leaf, tree.flatten(trained)[path]), f"{path} did not move"
+    if method == "adalora":
+        ranks = [np.asarray(x) for path, x in tree.flatten(state.params).items() if path.endswith("lora_lambda")]
+        assert sum(np.count_nonzero(x) for x in ranks) == sum(x.size for x in ranks) * 2 // 3  # of rank 3, target_rank 2
+
+
+def of_linear(adaptation):
+    """Paths of the kernels of Linear layers."""
+    shapes = tree.flatten(adaptation.base_shapes)
+    return [path for place in of_kind(adaptation.places.values(), "linear") if (path := place.leaf("kernel")) in shapes]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -6,7 +6,7 @@ import chat_cases
 import numpy as np
 import pytest
 from tokenizers import Tokenizer as Fast
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from decoder_lab.core.errors import UserError
 from decoder_lab.data.chat import ChatTemplate
@@ -43,6 +43,7 @@ def chat_tokenizer(tmp_path_factory):
     made = Fast(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    made.post_processor = processors.TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 256)])
     made.save(str(folder / "tokenizer.json"))
     config = dict(eos_token={"content": "<|im_end|>"}, chat_template=chat_cases.TEMPLATES["chatml"])
     (folder / "tokenizer_config.json").write_text(json.dumps(config))

@@ -45,6 +45,8 @@ def tokenizer(folder, template):
         show_progress=False,
     )
     made.train_from_iterator([m["content"] for m in CHAT] * 4, trainer)
+    begins = [("<s>", made.token_to_id("<s>"))]  # as Llama's: what calls it as it is gets a beginning of text before the template's own
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=begins)
     folder.mkdir()
     made.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(dict(bos_token="<s>", eos_token="<|im_end|>", chat_template=template)))

@@ -13,14 +13,16 @@ from decoder_lab.decoding.settings import GREEDY, Beam, Sampling
 from decoder_lab.models.decoder_only import Model
 
 V, LONGEST = 13, 16
+WINDOWS = dict(
+    position="rotary", norm="rms_plus_one", norm_position="sandwich", qk_norm=True, window=3, global_layers=(1,), local_rope_theta=50.0
+)
 KINDS = {
     "gpt2": dict(),
     "llama": dict(num_kv_heads=1, norm="rms", position="rotary", mlp="swiglu", use_bias=False),
     "window": dict(position="alibi", window=5),
     "scanned": dict(scan_layers=True),
-    "windows between": dict(
-        position="rotary", norm="rms_plus_one", norm_position="sandwich", qk_norm=True, window=3, global_layers=(1,), local_rope_theta=50.0
-    ),
+    "windows between": WINDOWS,
+    "windows between, scanned": WINDOWS | dict(scan_layers=True),
 }
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8], [4, 4, 2, 0, 1, 9, 9], [5, 0, 0, 1, 2]]  # one size when alone: fewer programs to compile
 

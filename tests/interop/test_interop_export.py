@@ -9,6 +9,7 @@ import tiny
 
 from decoder_lab.core import lookup
 from decoder_lab.core.errors import UserError
+from decoder_lab.decoders import transformer as decoder
 from decoder_lab.interop import export, safetensors
 from decoder_lab.interop import plugin as plugins
 from decoder_lab.interop.directory import Directory
@@ -34,12 +35,18 @@ def test_import_and_export_give_back_every_tensor_and_the_same_model(name, tmp_p
     assert again.sizes == directory.sizes
 
 
-def test_scanned_layers_are_exported_one_by_one(tmp_path):
-    directory = Directory(cases.write("llama", tmp_path / "in"))
+@pytest.mark.parametrize(
+    "name, kernel, shape",
+    [("llama", "up/kernel", (2, 16, 24)), ("gemma3", "up/kernel", (4, 16, 24)), ("mixtral", "up_kernel", (2, 4, 16, 24))],
+)
+def test_scanned_layers_are_exported_one_by_one(name, kernel, shape, tmp_path):
+    """Those of which some have a window too; and of a mixture every expert by itself."""
+    directory = Directory(cases.write(name, tmp_path / "in"))
     scanned = dict(name="decoder_only", kw=directory.plugin["kw"] | dict(scan_layers=True))
-    like = {"decoder/layers/block/mlp/up/kernel": None, "decoder/layers/block/attention_norm/scale": None}
+    assert not decoder.problems(plugins.completed("model", scanned)["kw"])
+    like = {f"decoder/layers/block/mlp/{kernel}": None, "decoder/layers/block/attention_norm/scale": None}
     stacked = directory.params(like)
-    assert stacked["decoder/layers/block/mlp/up/kernel"].shape == (2, 16, 24) and "decoder/layer_0/mlp/up/kernel" not in stacked
+    assert stacked[f"decoder/layers/block/mlp/{kernel}"].shape == shape and f"decoder/layer_0/mlp/{kernel}" not in stacked
     export.write(tmp_path / "out", scanned, directory.sizes, {k: np.asarray(v) for k, v in stacked.items()}, {})
     before, after = (safetensors.read_directory(tmp_path / folder) for folder in ("in", "out"))
     assert before.keys() == after.keys()
@@ -55,6 +62,7 @@ def test_scanned_layers_are_exported_one_by_one(tmp_path):
         (LLAMA_KW | dict(window=4), "mistral"),
         (LLAMA_KW | dict(qkv_bias=True), "qwen2"),
         (LLAMA_KW | dict(qk_norm=True), "qwen3"),
+        (LLAMA_KW | dict(num_experts=4, mlp_dim=32, tie_embeddings=False, expert_capacity=1.25), "mixtral"),
         (dict(variant="llama-1b"), "llama"),
     ],
 )
@@ -73,6 +81,7 @@ def test_a_model_made_here_finds_a_family_that_can_say_it(kw, model_type):
         (LLAMA_KW | dict(rope_scaling=dict(type="ntk", factor=2.0)), "rope"),
         (dict(parallel_residual=True), "parallel_residual"),
         (dict(tie_embeddings=False), "tie_"),
+        (LLAMA_KW | dict(num_experts=4, use_bias=True), "use_bias"),
     ],
 )
 def test_what_no_family_can_say_is_an_error_that_names_it(kw, named):
@@ -96,6 +105,7 @@ def test_published_presets_say_the_same_as_published_configs():
                 factor=32.0, high_freq_factor=4.0, low_freq_factor=1.0, original_max_position_embeddings=8192, rope_type="llama3"
             ),
         ),
+        ("decoder_only", "mixtral-8x7b"): dict(model_type="mixtral"),
         ("masked_lm", "bert-base"): dict(model_type="bert", architectures=["BertForMaskedLM"]),
         ("encoder_decoder", "t5-small"): dict(model_type="t5", num_layers=6, d_model=512, d_ff=2048, num_heads=8),
         ("encoder_decoder", "t5-v1.1-base"): dict(

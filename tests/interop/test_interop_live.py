@@ -4,6 +4,7 @@ That is the tests' own (`pip install -e .[torch]`), or the one that DECODER_LAB_
 and the numbers that transformers gave once (`fixtures/`) are what the others compare with.
 """
 
+import dataclasses
 import importlib.util
 import os
 import pathlib
@@ -22,6 +23,7 @@ from decoder_lab.core import tree
 from decoder_lab.decoding.generate import Generator
 from decoder_lab.decoding.settings import Sampling
 from decoder_lab.interop import export, shapes
+from decoder_lab.interop import plugin as plugins
 from decoder_lab.interop.directory import Directory
 
 REFERENCE = pathlib.Path(__file__).parent / "reference.py"
@@ -79,6 +81,20 @@ def test_transformers_computes_the_same_from_an_export(exported, name):
     got = cases.outputs(name, directory, params, inputs)
     real = inputs["segments"] == 1 if wanted.shape[:2] == inputs["segments"].shape else slice(None)
     np.testing.assert_allclose(got[real], wanted[real], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", tiny.CASES)
+def test_what_transformers_saves_is_loaded_as_the_same_model(exported, name):
+    """Its own config.json, of its version, and its own files: the same settings, every parameter to the bit."""
+    directory, params, folder = exported[name]
+    again = Directory(folder / "saved")
+    assert plugins.canonical("model", again.plugin) == plugins.canonical("model", directory.plugin)
+    labels = directory.sizes.num_labels if "id2label" in directory.config else again.sizes.num_labels  # BART has three where nobody asked
+    assert again.sizes == dataclasses.replace(directory.sizes, num_labels=labels)
+    found, wanted = again.params(), tree.flatten(params)
+    assert found.keys() == wanted.keys()
+    for path, array in found.items():
+        np.testing.assert_array_equal(np.asarray(array), wanted[path], err_msg=path)
 
 
 @pytest.mark.parametrize("name", tiny.WRITES)

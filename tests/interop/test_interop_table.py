@@ -78,6 +78,16 @@ def test_every_tensor_that_does_not_fit_is_named_and_both_sides_are_listed(chang
     assert "transformer.h.#.attn.c_attn.weight (2)" in str(caught.value)
 
 
+def test_an_expert_that_is_missing_is_named(tmp_path):
+    arrays = tensors("mixtral")
+    name = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
+    del arrays[name]
+    with pytest.raises(UserError, match=rf"missing: {name} \[24, 16\]"):
+        params("mixtral", tmp_path / "missing", arrays)
+    with pytest.raises(UserError, match=rf"not known: {name.replace('2.w3', '4.w3')} \[24, 16\]"):
+        params("mixtral", tmp_path / "more", tensors("mixtral") | {name.replace("2.w3", "4.w3"): np.ones((24, 16), np.float32)})
+
+
 def test_all_problems_come_at_once(tmp_path):
     arrays = tensors("gpt2")
     arrays["odd"] = arrays.pop("transformer.ln_f.bias")
@@ -104,10 +114,20 @@ def test_a_bias_of_logits_that_this_model_lacks_must_be_zero(tmp_path):
         ("llama", dict(hidden_act="gelu"), 'hidden_act: "gelu" is not known'),
         ("llama_biases", dict(rope_scaling=dict(rope_type="yarn", factor=2.0, attention_factor=3.0)), "attention_factor"),
         ("bert", dict(position_embedding_type="relative_key"), "relative_key"),
+        ("mixtral", dict(num_local_experts=0), "num_local_experts: got 0"),
         ("t5", dict(relative_attention_num_buckets=16), "relative_attention_num_buckets: got 16"),
         ("bert", dict(architectures=["BertForMultipleChoice"]), "BertForMultipleChoice"),
         ("gpt2", dict(model_type="gpt3"), 'family: "gpt3" is not known. Did you mean "gpt2"'),
         ("gemma3", dict(model_type="gemma3"), "texts and pictures"),
+        ("llama", dict(quantization_config=dict(quant_method="gptq", bits=4)), "quantization_config: got 'gptq'"),
+        ("t5", dict(quantization_config=dict(quant_method="fp8")), "quantization_config: got 'fp8'"),
+        ("llama", dict(rope_scaling=dict(factor=2.0)), 'type "default" has factor'),  # forgotten: which type it is of
+        ("llama", dict(rope_scaling=dict(rope_type="yarn", attention_factor=1.2)), 'type "yarn" has no factor'),
+        ("llama", dict(partial_rotary_factor=0.5), "partial_rotary_factor"),
+        ("gemma2", dict(layer_types=["full_attention"]), "layer_types: got 1, expected one for each of the 4 layers"),
+        ("gemma2", dict(layer_types=["full_attention", "chunked_attention"] * 2), "layer_types has chunked_attention"),
+        ("bert", dict(is_decoder=True), "is_decoder: got True"),  # it would read from left to right
+        ("t5", dict(feed_forward_proj="gated-relu"), 'feed_forward_proj: "gated-relu" is not known'),
     ],
 )
 def test_settings_that_the_lab_lacks_are_refused(name, settings, said, tmp_path):
@@ -124,6 +144,31 @@ def test_rotary_settings_of_both_versions_of_transformers_are_read(tmp_path):
     assert one == other
     old = dict(rope_parameters=None, rope_theta=1000.0, rope_local_base_freq=100.0, rope_scaling=dict(rope_type="linear", factor=8.0))
     assert Directory(cases.write("gemma3", tmp_path / "g", **old)).plugin == Directory(cases.write("gemma3", tmp_path / "h")).plugin
+
+
+def test_t5_of_version_1_1_is_known_by_either_version_of_transformers(tmp_path):
+    """Version 5 writes tie_word_embeddings=true for it too; that its logits have a table of their own, unscaled, stands elsewhere."""
+    older = Directory(cases.write("t5_v1_1", tmp_path / "old"))
+    newer = Directory(cases.write("t5_v1_1", tmp_path / "new", tie_word_embeddings=True, scale_decoder_outputs=False))
+    assert older.plugin == newer.plugin and newer.plugin["kw"]["decoder"]["kw"]["logits_scale"] is None
+    assert newer.params().keys() == older.params().keys() >= {"decoder/unembedding/kernel"}
+
+
+def test_sentence_encoders_pool_as_they_say_and_may_not_go_on_after_it(tmp_path):
+    folder = cases.write("bert_vectors", tmp_path)
+    (folder / "1_Pooling").mkdir()
+    kinds = dict(pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(dict(word_embedding_dimension=16, **kinds)))
+    modules = [dict(idx=i, type=f"sentence_transformers.models.{name}") for i, name in enumerate(("Transformer", "Pooling"))]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    assert Directory(folder).plugin["kw"]["pooling"] == "first"
+    (folder / "modules.json").write_text(json.dumps([*modules, dict(idx=2, type="sentence_transformers.models.Dense")]))
+    with pytest.raises(UserError, match="got Dense, expected Transformer, Pooling and Normalize only"):
+        _ = Directory(folder).plugin
+    (folder / "modules.json").unlink()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(dict(pooling_mode_weightedmean_tokens=True)))
+    with pytest.raises(UserError, match="got pooling_mode_weightedmean_tokens, expected one of"):
+        _ = Directory(folder).plugin
 
 
 def test_half_precision_files_are_read_and_written_to_the_bit(tmp_path):

@@ -43,6 +43,9 @@ CASES = {
         rope_scaling=dict(rope_type="yarn", factor=2.0, original_max_position_embeddings=8),
     )),
     "mistral": ("MistralForCausalLM", LLAMA | dict(model_type="mistral", sliding_window=4)),
+    "mixtral": ("MixtralForCausalLM", LLAMA | dict(
+        model_type="mixtral", num_local_experts=4, num_experts_per_tok=2, router_aux_loss_coef=0.02,
+    )),
     "qwen2": ("Qwen2ForCausalLM", LLAMA | dict(
         model_type="qwen2", num_hidden_layers=3, use_sliding_window=True, sliding_window=3, max_window_layers=1,
         rope_scaling=dict(rope_type="linear", factor=2.0),
@@ -81,7 +84,7 @@ CASES = {
 }  # fmt: skip
 READS_A_SOURCE = ("t5", "t5_v1_1", "bart", "marian")
 TYPED = ("bert", "bert_classifier", "bert_answers")  # the batch has token types
-WRITES = ("gpt2", "llama", "llama_biases", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", *READS_A_SOURCE)
+WRITES = ("gpt2", "llama", "llama_biases", "mistral", "mixtral", "qwen2", "qwen3", "gemma2", "gemma3", *READS_A_SOURCE)
 
 
 def config(name: str) -> dict:

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from decoder_lab.core import flops, lookup
 from decoder_lab.layers.attention import Context
 from decoder_lab.layers.transformer import POLICIES, Block, Stack
+from decoder_lab.training import placement
 
 
 class Scaled(nn.Module):
@@ -114,3 +116,28 @@ def test_remat_saves_memory_and_changes_no_gradient(scan):
 @pytest.mark.parametrize("remat", sorted(set(POLICIES) - {"full", "none"}))
 def test_every_policy_gives_the_same_gradients(remat):
     assert_equal_gradients(remat, scan=True)
+
+
+@pytest.mark.parametrize("form", ["dtype", "int8"])
+def test_what_a_policy_keeps_is_not_computed_again(form):
+    """Results of matrices, whose maps have derivatives of their own: by the products of a traced step with its model's real layers."""
+    if form == "int8":
+        pytest.importorskip("qwix")
+
+    def products(remat):
+        kw = dict(num_layers=3, num_heads=2, width=8, scan_layers=True, remat=remat)
+        model = lookup.make("model", dict(name="decoder_only", kw=kw), vocab_size=16, max_length=4, dtype=jnp.float32)
+        tokens_BT = jnp.zeros((2, 4), jnp.int32)
+        params = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens_BT)["params"])
+
+        def loss(params):
+            with placement.multiplying(form):
+                return jnp.sum(model.apply({"params": params}, tokens_BT)[0])
+
+        return flops.with_weights(jax.jit(jax.grad(loss)).trace(params).jaxpr)
+
+    layer, tokens = 4 * 8 * 8 + 2 * 8 * 32, 2 * 4
+    none, full = products("none"), products("full")
+    assert none == tokens * (6 * 3 * layer + 6 * 8 * 16)
+    assert full - none == tokens * 2 * 3 * (layer - 8 * 32)  # all but a layer's last, which is its result
+    assert products("dots") == products("dots_no_batch") == none

@@ -199,6 +199,27 @@ def test_scanned_layers_equal_unrolled_ones_from_the_first_value_on():
     np.testing.assert_allclose(run(scanned, stacked, tokens())[0], run(unrolled, params, tokens())[0], atol=2e-5)
 
 
+def test_scanned_layers_with_and_without_a_window_equal_unrolled_ones():
+    """As in Gemma 2 and 3: outputs, gradients, recomputed too, and the weights of attention, which show where each layer looked."""
+    kw = dict(num_layers=3, position="rotary", window=3, global_layers=(1,), local_rope_theta=50.0)
+    (unrolled, params), (scanned, stacked) = made(**kw), made(**kw, scan_layers=True, remat="full")
+
+    def loss(params, model):
+        (logits, _), sown = model.apply({"params": params}, tokens(), mutable=["attention"])
+        return jnp.sum(jnp.sin(logits)), (logits, sown)
+
+    both = jax.jit(lambda *params: [jax.grad(loss, has_aux=True)(p, m) for p, m in zip(params, (unrolled, scanned), strict=True)])
+    (grads, (logits, sown)), (scanned_grads, (scanned_logits, scanned_sown)) = both(params, stacked)
+    np.testing.assert_allclose(scanned_logits, logits, atol=2e-5)
+    together = jax.tree.map(lambda *layers: jnp.stack(layers), *(grads["decoder"][f"layer_{i}"] for i in range(3)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), scanned_grads["decoder"]["layers"]["block"], together)
+    weights = [sown["attention"]["decoder"][f"layer_{i}"]["attention"]["weights"][0] for i in range(3)]
+    [scanned_weights] = jax.tree.leaves(scanned_sown)
+    np.testing.assert_allclose(scanned_weights, np.stack(weights), atol=1e-5)
+    far = np.tril(np.ones((T, T), bool), -3)
+    assert [bool((layer[..., far] > 0).any()) for layer in scanned_weights] == [False, True, False]
+
+
 @functools.cache
 def gradients_under_dropout(scan, remat):
     model, params = made(scan_layers=scan, dropout=0.3, attention_dropout=0.3)

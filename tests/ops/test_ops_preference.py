@@ -37,9 +37,11 @@ def test_two_pairs_by_hand():
     np.testing.assert_allclose(preference.ipo(*SIDES, beta=0.5).loss_B, [(2 - 1) ** 2, (-1.5 - 1) ** 2], rtol=1e-6)
     simpo = preference.simpo(CHOSEN, REJECTED, beta=2.0, target_margin=0.5)
     np.testing.assert_allclose(simpo.loss_B, [-math.log(sigmoid(2 * 2 - 0.5)), -math.log(sigmoid(2 * -2 - 0.5))], rtol=1e-6)
-    odds = [math.exp(x) / (1 - math.exp(x)) for x in (-2.0, -4.0)]
-    orpo = preference.orpo(CHOSEN[:1], REJECTED[:1], beta=0.3)
-    np.testing.assert_allclose(orpo.loss_B, [2.0 - 0.3 * math.log(sigmoid(math.log(odds[0] / odds[1])))], rtol=1e-5)
+    odds = {x: math.exp(x) / (1 - math.exp(x)) for x in (-2.0, -3.0, -4.0, -5.0)}
+    ratios = odds[-2.0] / odds[-4.0], odds[-5.0] / odds[-3.0]
+    orpo = preference.orpo(CHOSEN, REJECTED, beta=0.3)
+    wanted = [own - 0.3 * math.log(sigmoid(math.log(ratio))) for own, ratio in zip((2.0, 5.0), ratios, strict=True)]
+    np.testing.assert_allclose(orpo.loss_B, wanted, rtol=1e-5)
 
 
 def test_a_model_that_is_the_reference_has_loss_log_2_and_margin_0():

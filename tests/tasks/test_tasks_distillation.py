@@ -7,6 +7,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from decoder_lab.core import config as config_lib
@@ -86,6 +87,33 @@ def test_the_loss_is_that_of_a_loop_and_the_teacher_is_not_differentiated():
     assert found["hidden"][0] > 0 and found["hidden"][1] == BATCH["weights"].sum()
 
 
+def test_training_brings_the_hidden_states_to_the_teachers():
+    """Beside the task's own loss alone (alpha 0), and only where they have a weight."""
+    student, teacher = language_model(8), language_model(16)
+    task, params, teachers = made(teacher, student, alpha=0.0, hidden_weight=3.0)
+    deaf = Task(Tokenizer(), Tokenizer(), 8, teacher, workdir="runs/teacher", alpha=0.0, hidden_weight=1e-6)
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def distances(params, teachers):
+        def step(carry, _, task):
+            params, memory = carry
+            (_, found), grads = jax.value_and_grad(lambda p: _loss(task, student, p, teachers), has_aux=True)(params)
+            updates, memory = optimizer.update(grads, memory)
+            return (optax.apply_updates(params, updates), memory), found["hidden"][0]
+
+        begin = params, optimizer.init(params)
+        return [jax.lax.scan(functools.partial(step, task=each), begin, length=60)[1] for each in (task, deaf)]
+
+    with_weight, without = distances(params, teachers)
+    assert with_weight[0] == without[0] and with_weight[-1] < 0.3 * with_weight[0] and with_weight[-1] < 0.5 * without[-1]
+
+
+def _loss(task, student, params, teachers):
+    found = task.metrics(student, {**params, "teacher": teachers}, BATCH)
+    return found["loss"][0], found
+
+
 def test_classification_and_what_does_not_fit():
     bag = dict(name="bag_of_embeddings", kw=dict(embedding_dim=4))
     model = functools.partial(lookup.make, "model", dict(name="classifier", kw=dict(encoder=bag)))
@@ -150,6 +178,7 @@ def test_a_run_learns_from_another_and_keeps_only_its_own(tmp_path):
     experiment, lines, said = run(tmp_path, "student", dict(name="distillation", kw=kw))
     assert any("the teacher: step" in line for line in said)
     assert any("val/kl" in line and "val/perplexity" in line for line in lines)
+    assert [line["step"] for line in lines if "val/hidden" in line] == [0, 2, 4], "hidden_weight of the config is in force"
     saver = resume.make_saver(experiment.config, tmp_path / "student", print)
     params, _, _ = saver.restore_params("latest")
     assert not any(path.startswith("teacher") for path in tree.flatten(params["params"]))

@@ -91,6 +91,49 @@ def test_log_probabilities_are_those_of_the_model_and_padding_changes_nothing(ma
     np.testing.assert_allclose(found["margin"], [0.0, 1.0], atol=1e-5)
 
 
+# log-probabilities of two pairs in units of -log 2: of the chosen answer's tokens, and of the rejected one's
+TWO_PAIRS = (((1, 2), (1,)), ((2,), (1, 1, 2)))
+REFERENCE = -math.log(2) * np.array([[2, 2], [2, 3]], np.float32)
+LN2, ROOT_E = math.log(2), math.exp(0.5)
+BY_HAND = {
+    # sums are -3 and -1, and -2 and -4, log-ratios to the reference -1 and 1, and 0 and -1: margins of -2 and 1
+    "dpo": (dict(beta=0.5), [math.log(1 + 2), math.log(1 + 2**-0.5)]),
+    "ipo": (dict(beta=0.5), [(-2 * LN2 - 1) ** 2, (LN2 - 1) ** 2]),
+    # means are -3/2 and -1, and -2 and -4/3
+    "simpo": (dict(beta=2.0, target_margin=0.5), [math.log(1 + 2 * ROOT_E), math.log(1 + 2 ** (4 / 3) * ROOT_E)]),
+    # odds are p / (1 - p): that of 1/2 is 1, that of 1/4 is 1/3
+    "orpo": (
+        dict(beta=0.3),
+        [1.5 * LN2 + 0.3 * math.log(1 + (2**1.5 - 1)), 2 * LN2 + 0.3 * math.log(1 + 3 / (2 ** (4 / 3) - 1))],
+    ),
+}
+
+
+class Says:
+    """A model whose parameters are the logits that it gives."""
+
+    def apply(self, variables, *given, **how):
+        return variables["params"]
+
+
+@pytest.mark.parametrize("loss", BY_HAND)
+def test_every_loss_of_two_pairs_of_unequal_lengths_by_hand(loss):
+    """KNOWN_BUGS 25: DPO and IPO are of sums over an answer's tokens, SimPO and ORPO of means; the other side's length does not count."""
+    kw, wanted = BY_HAND[loss]
+    task = preference.Task(Tokenizer(), 64, loss=loss, **kw)
+    logits, weights = np.zeros((4, 3, 2), np.float32), np.zeros((2, 3, 2), np.float32)
+    for pair, sides in enumerate(TWO_PAIRS):
+        for side, answer in enumerate(sides):
+            for t, halvings in enumerate(answer):
+                logits[2 * pair + side, t] = np.log([0.5**halvings, 1 - 0.5**halvings])
+                weights[pair, t, side] = 1
+    batch = dict(labels=np.zeros((2, 3, 2), np.int32), weights=weights, **({"reference": REFERENCE} if task.has_reference else {}))
+    found = jax.jit(lambda logits: task.metrics(Says(), logits, batch))(logits)
+    np.testing.assert_allclose(found["loss"], [sum(wanted), 2], rtol=1e-5)
+    np.testing.assert_allclose(found["chosen_logprob"], [-5 * LN2, 2], rtol=1e-5)
+    assert found["accuracy"][0] == {"dpo": 1, "ipo": 1, "simpo": 0, "orpo": 0}[loss]
+
+
 def run(tmp_path, task, model, init="", steps=6, workdir="run", **changes):
     items = [dict(source=q, chosen="yes" * (i % 3 + 1), rejected="no") for i, q in enumerate("abcdefgh")] * 4
     for split in ("train", "val") if not (tmp_path / "val.jsonl").exists() else ():

@@ -125,6 +125,34 @@ def test_a_classifier_comes_with_its_labels_and_marks(tmp_path):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["id2label"] == {"0": "bad", "1": "good", "2": "middling"}
 
 
+@pytest.mark.parametrize("problem, kind, labels", [("multi_label_classification", "multi", 3), (None, "score", 1)])
+def test_a_classifier_is_imported_as_what_it_was_trained_for(problem, kind, labels, tmp_path):
+    """Its logits are the same as of one with one label, what they mean is not: several labels, or a score. And so it is exported."""
+    names = {str(i): f"L{i}" for i in range(labels)}
+    arrays = tiny.weights("bert_classifier", cases.SHAPES["bert_classifier"])
+    arrays |= {name: arrays[name][:labels] for name in ("classifier.weight", "classifier.bias")}
+    source = directory("bert_classifier", tmp_path / "hf", tensors=arrays, problem_type=problem, id2label=names)
+    run("--mode=import", f"--huggingface={source}", f"--workdir={tmp_path / 'run'}")
+    experiment = opened(tmp_path / "run")
+    assert experiment.task.kind == kind and experiment.task.labels == (() if kind == "score" else tuple(names.values()))
+    params, _ = resume.inference_params(experiment, "best")
+    weights.export_run(experiment, params, tmp_path / "out")
+    said = json.loads((tmp_path / "out" / "config.json").read_text())["problem_type"]
+    assert said == {"multi": "multi_label_classification", "score": "regression"}[kind]
+    if kind == "score":  # the task counts standard deviations from the mean; transformers has the score itself
+        experiment.task.load(dict(mean=10.0, deviation=2.0))
+        weights.export_run(experiment, params, tmp_path / "scaled")
+        plain, scaled = (safetensors.read_directory(tmp_path / folder) for folder in ("out", "scaled"))
+        np.testing.assert_allclose(scaled["classifier.weight"], 2 * np.asarray(plain["classifier.weight"]), rtol=1e-6)
+        np.testing.assert_allclose(scaled["classifier.bias"], 2 * np.asarray(plain["classifier.bias"]) + 10, rtol=1e-6)
+
+
+def test_a_problem_type_that_nobody_has_is_an_error(tmp_path):
+    source = directory("bert_classifier", tmp_path / "hf", problem_type="multi_label")
+    with pytest.raises(UserError, match='problem_type: "multi_label" is not known. Known: multi_label_classification,'):
+        main.main(["--mode=import", f"--huggingface={source}", f"--workdir={tmp_path / 'run'}"])
+
+
 def beginning_from(path, tmp_path, **encoder):
     """An experiment with a classifier that begins from a directory."""
     (tmp_path / "train.txt").write_text("a\tw1 w2\nb\tw3\n" * 4)

@@ -47,9 +47,14 @@ class Family(base.Family):
     tokens = dict(pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)
 
     def plugin(self, config):
-        """Two sides of one shape; the logits of tied embeddings are scaled."""
+        """Two sides of one shape; the logits of tied embeddings are scaled.
+
+        Version 5 of transformers writes tie_word_embeddings=true always; there `scale_decoder_outputs` tells T5 1.1, whose logits have
+        a table of their own.
+        """
         self.check(config)
-        kw, tied = self.transformer(config), config.get("tie_word_embeddings", True)
+        kw = self.transformer(config)
+        tied = config.get("tie_word_embeddings", True) and config.get("scale_decoder_outputs", True)
         depth = config.get("num_decoder_layers") or kw["num_layers"]
         above = dict(tie_embeddings=tied, logits_scale=kw["width"] ** -0.5 if tied else None)
         decoder = dict(name="transformer", kw={**kw, "num_layers": depth, **above})
