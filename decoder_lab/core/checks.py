@@ -34,9 +34,11 @@ def check(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:
     evaluators = sorted({path.split(".")[1] for path in tree if path.startswith("evaluators.")})
     for name in set(evaluators) & set(fields.EVALUATORS_TAKEN):
         problems.append(f"evaluators.{name}: the name is taken, {name}/... are training's own numbers; call it otherwise.")
-    if tree["checkpoint.keep_best"][1]:
-        problems.extend(_best_problems(metric, tree))
     _check_plugins(tree, problems)
+    wrong = "\n".join(problems).replace("--config.", "")
+    of_metric = rf"(?<![\w.])(evaluators\.{re.escape(metric.partition('/')[0])}|task)[.:]"
+    if tree["checkpoint.keep_best"][1] and not re.search(of_metric, wrong):  # asked only of what is right in itself
+        problems.extend(_best_problems(metric, tree))
 
 
 def _mesh_problems(sizes: dict[str, int], tree: dict[str, tuple[Field, Any]]) -> list[str]:

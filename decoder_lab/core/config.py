@@ -196,7 +196,9 @@ def _override(tree: dict[str, tuple[Field, Any]], key: str, text: str, problems:
             problems.append(f"--config.{key}: got {text!r}, expected {typed.type_name(tree[key][0])}.")
         return
     free = [p for p, (f, _) in tree.items() if f.type is dict and f is not GROUP and not f.plugins and key.startswith(p + ".")]
-    if free:
+    if free and tree[free[0]][1] is None:
+        problems.append(f"--config.{key}: {free[0]} is not set; choose one first, by --config.{free[0]}.name=NAME.")
+    elif free:
         field, value = tree[free[0]]
         tree[free[0]] = (field, {**value, key[len(free[0]) + 1 :]: typed.literal(text)})
     elif inside := [path for path in tree if path.startswith(key + ".") and tree[path][0] is not GROUP]:

@@ -215,8 +215,9 @@ def _read(kind: str, name: str) -> tuple[dict[str, Field], tuple[str, ...], dict
         raise UserError(
             f"{kind} {name}: {path} asks for {', '.join(strange)} without a default; a {kind} is given {given_names}. Give it a default."
         )
-    tables, checks, says = (_said(homes, name) for name in ("VARIANTS", "problems", "numbers"))
-    return user, tuple(lab), tables or {}, checks, says or _said(homes, "NUMBERS")
+    tables, checks = (_said(homes, name) for name in ("VARIANTS", "problems"))
+    own = homes[:1]  # a class may give more numbers than the one that it inherits from
+    return user, tuple(lab), tables or {}, checks, _said(own, "numbers") or _said(own, "NUMBERS")
 
 
 def _said(homes: list[tuple[pathlib.Path, ast.Module]], name: str) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from decoder_lab.core import durations, lookup
-from decoder_lab.core.errors import nearest, unknown
+from decoder_lab.core.errors import UserError, nearest, unknown
 
 ARGUMENTS = ("kw", "task")
 TRAINING = "train"  # training's own numbers, beside those of the evaluators
@@ -32,7 +32,10 @@ def of_evaluator(evaluator: Any, task: Any) -> list[str] | None:
     code = getattr(says, "__code__", None)
     if code is None or code.co_varnames[: code.co_argcount] != ARGUMENTS:  # a function of that name may be something else
         return None
-    return says({**_defaults(name), **kw}, of_task(task))
+    try:
+        return says({**_defaults(name), **kw}, of_task(task))
+    except Exception as error:  # a user's own function
+        raise UserError(f"evaluator {name}: its `numbers` failed: {type(error).__name__}: {error}. It sees builtins only.") from error
 
 
 def problem(what: str, number: str, evaluators: Mapping[str, Any], task: Any, training: bool = True) -> str | None:

@@ -7,6 +7,7 @@ import hashlib
 import mmap
 import pathlib
 import re
+import zlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -158,7 +159,7 @@ def _contents(path: pathlib.Path) -> bytes | mmap.mmap:
                 return file.read()
         with open(path, "rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: not a complete gzip file: {error}.") from error
     except PermissionError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error

@@ -30,14 +30,15 @@ def items(source: records.Records) -> list[dict]:
         raise UserError(f"source {source.name}: {error}") from error
 
 
-def rows(path: pathlib.Path, delimiter: str, quoted: bool, header: bool, encoding: str) -> Iterator[tuple[int, dict]]:
+def rows(path: pathlib.Path, delimiter: str, quoted: bool, header: bool, encoding: str, blank: bool = False) -> Iterator[tuple[int, dict]]:
     """Yields (line of its beginning, {column name: text}) of each row; without a header the names are the numbers 0, 1, ...
 
     Args:
       quoted: whether a field may stand in double quotes, and then hold delimiters, line breaks and doubled quotes.
+      blank: whether rows whose fields are all blank count; lines with nothing in them never do.
     Errors: UserError for quotes that do not close, and for rows that are longer or shorter than the first.
     """
-    found = (_quoted if quoted else _plain)(path, files.read(path, encoding), delimiter)
+    found = (_quoted if quoted else _plain)(path, files.read(path, encoding), delimiter, blank)
     names: list | None = None
     for line, row in found:
         if names is None:
@@ -57,14 +58,14 @@ def _hint(delimiter: str, quoted: bool) -> str:
     return f"Columns are divided by {delimiter!r}, {quotes}."
 
 
-def _plain(path: pathlib.Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _plain(path: pathlib.Path, text: str, delimiter: str, blank: bool) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate(text.split("\n"), 1):
         line = line.removesuffix("\r")
-        if line.strip():
+        if line if blank else line.strip():
             yield number, line.split(delimiter)
 
 
-def _quoted(path: pathlib.Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _quoted(path: pathlib.Path, text: str, delimiter: str, blank: bool) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(LONGEST_FIELD)
     reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True)
     line = 1
@@ -75,6 +76,6 @@ def _quoted(path: pathlib.Path, text: str, delimiter: str) -> Iterator[tuple[int
             return
         except csv.Error as error:
             raise UserError(f"{path}:{line}: {error} (quoted=true). {_hint(delimiter, True)}") from error
-        if any(field.strip() for field in row):
+        if row if blank else any(field.strip() for field in row):
             yield line, row
         line = reader.line_num + 1

@@ -167,6 +167,8 @@ def _saved(own: Iterable[str], places: Places, adapted: Iterable[str]) -> dict[s
     """Returns {their module: its tensors} of what was trained of the model itself. Errors: UserError for what is no module of its own."""
     own, found = set(own), {}
     for name in [name for name, rule in places.rules.items() if own & set(rule.ours)]:
+        if places.rules[name].entry is not None:
+            raise UserError(f"--format=peft: {name} was trained and is one of several that lie in one array here: merge and export.")
         module = name.rpartition(".")[0]
         inside = [other for other in places.rules if other.startswith(f"{module}.")]
         if module in adapted or not module or any("." in other.removeprefix(f"{module}.") for other in inside):
@@ -209,6 +211,9 @@ def read(
                 found[path.removesuffix("kernel") + roles[role][0]] = array
             if adapter.name != "ia3":
                 problems += _wrong_scale(config, module, parts["a"].shape[0], adapter)
+        elif theirs in file and rule.entry is not None:
+            problems.append(f"{theirs} was trained there and is one of several that lie in one array here: merge it there first")
+            known.add(theirs)
         elif theirs in file:
             known.add(theirs)
             problems += [] if set(rule.ours) <= own else [f"{theirs} was trained there; name it in adapt.kw.also_train"]

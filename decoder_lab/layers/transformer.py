@@ -117,7 +117,8 @@ class _Scanned(nn.Module):
 
 class Stack(nn.Module):
     """`num_layers` blocks. Unrolled, parameters are layer_0, layer_1, ...; scanned (one compilation for all), layers/block with a leading
-    axis L; there global layers run the same block, which chooses between two compiled forms of attention.
+    axis L; there global layers run the same block, which chooses between two compiled forms of attention; without remat it keeps what the
+    gradients of both need.
 
     The cache is a tuple of {"key", "value"} [B, K, S, H], or when scanned one such dict with the layer on axis 1; so is what `prepare`
     returns.

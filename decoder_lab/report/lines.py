@@ -125,9 +125,9 @@ def frame(axes: Any) -> None:
 
 
 def _single(axes: Any, steps: np.ndarray, values: np.ndarray, label: str, style: dict[str, Any]) -> None:
-    if len(steps) > SMOOTH_FROM:
+    fine = np.isfinite(values)
+    if fine.sum() > SMOOTH_FROM:
         axes.plot(steps, values, color=style["color"], alpha=0.25, linewidth=THIN)
-        fine = np.isfinite(values)
         values = np.where(fine, values, np.nan)
         values[fine] = range_test.smooth(values[fine], SMOOTHING)
     axes.plot(steps, values, label=label, **_marked(steps), **style)

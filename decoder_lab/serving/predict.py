@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
@@ -52,7 +53,7 @@ def read_items(path: str, task: Any, source: Mapping[str, Any] | None = None) ->
     with (gzip.open if packed else open)(path, "rt", encoding="utf-8", errors="surrogateescape") as file:
         try:
             yield from _items(file, path, kind in (".jsonl", ".json"), task)
-        except (gzip.BadGzipFile, EOFError) as error:
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise UserError(f"{path}: not a complete gzip file: {error}.") from error
 
 
@@ -62,7 +63,7 @@ def _rows(path: pathlib.Path, kind: str, task: Any, source: Mapping[str, Any]) -
 
     kw = TABLES[kind] | ({k: source["kw"][k] for k in READING} if source.get("name") == kind[1:] else {})
     fields = {name: place for name, place in kw["fields"].items() if name not in getattr(task, "gold_fields", ())}
-    table = tables.rows(path, kw["delimiter"], kw["quoted"], kw["header"], kw["encoding"])
+    table = tables.rows(path, kw["delimiter"], kw["quoted"], kw["header"], kw["encoding"], blank=True)
     yield from records.parsed(path, table, lambda row: records.mapped(row, fields, kw["join"]))
 
 

@@ -48,7 +48,7 @@ def _main(flags: argparse.Namespace, common: list[str], saved: dict, command: An
     folder = Folder(flags.workdir)
     declared = flags_lib.declared(flags, common, saved, folder)
     if flags.table:
-        objectives = flags_lib.objectives(flags, saved, None)
+        objectives = flags_lib.objectives(flags, saved)
         return _tables(folder, objectives, flags)
     settings = flags_lib.searching(flags, saved, folder)
     if settings is not None:
@@ -56,13 +56,13 @@ def _main(flags: argparse.Namespace, common: list[str], saved: dict, command: An
     joining = bool(saved) and flags_lib.says_nothing(flags, common)
     if joining:
         names = list(folder.records())
-        objectives = flags_lib.objectives(flags, saved, None)
+        objectives = flags_lib.objectives(flags, saved)
     else:
         arms = declaration.arms(declared)
         runs = declaration.runs(declared, arms, folder.root, scheduler.begun(folder))
         if len(runs) < len(arms):
             print(f"{len(arms)} arms are {len(runs)} different runs; equal ones are run once.")
-        objectives = flags_lib.objectives(flags, saved, runs[0].config)
+        objectives = flags_lib.objectives(flags, saved, [run.config for run in runs])
         if flags.list or flags.dry_run:
             return _shown(flags, folder, _as_records(runs, folder))
         names = scheduler.declare(folder, runs)
@@ -85,7 +85,7 @@ def _searched(
     arms = search.space_of(declared, folder.root)
     corner = next(search.corners(arms[0]))
     config = declaration.single(declared, corner, "check", folder.root).config
-    objectives = flags_lib.objectives(flags, saved, config)
+    objectives = flags_lib.objectives(flags, saved, [config])
     settings.check(objectives)
     if flags.dry_run or flags.list:
         for record in folder.records().values():

@@ -133,8 +133,12 @@ def declared(flags: argparse.Namespace, common: list[str], saved: dict, folder: 
     )
 
 
-def objectives(flags: argparse.Namespace, saved: dict, config: Any) -> list[Objective]:
-    """Returns what runs are judged by: of the flags, of the folder, or the config's checkpoint.metric."""
+def objectives(flags: argparse.Namespace, saved: dict, configs: Sequence[Any] = ()) -> list[Objective]:
+    """Returns what runs are judged by: of the flags, of the folder, or the checkpoint.metric of the first of the runs' configs.
+
+    Errors: UserError for a number that none of these configs gives, and for directions that are missing or unknown.
+    """
+    config = configs[0] if configs else None
     before = [Objective(**o) for o in saved.get("objectives", [])]
     names = [name.strip() for name in flags.objective.split(",") if name.strip()]
     ways = [way.strip() for way in flags.direction.split(",") if way.strip()]
@@ -151,8 +155,12 @@ def objectives(flags: argparse.Namespace, saved: dict, config: Any) -> list[Obje
     default = {o.name: o.mode for o in before}
     if config is not None:
         default |= {config.checkpoint.metric: config.checkpoint.mode}
-        if wrong := list(filter(None, (numbers.problem("--objective", name, config.evaluators, config.task) for name in names))):
+        problems = [[numbers.problem("--objective", name, c.evaluators, c.task) for c in configs] for name in names]
+        if wrong := [of_name[0] for of_name in problems if all(of_name)]:
             raise UserError("\n".join(wrong))
+        for name, of_name in zip(names, problems, strict=True):
+            if lacking := sum(map(bool, of_name)):
+                print(f"{name}: {lacking} of {len(configs)} runs do not give it and will stand in the table without it.")
     ways = ways or [default.get(name, "") for name in names]
     if len(ways) != len(names) or "" in ways or not names:
         raise UserError(f"--direction: say min or max for each objective: {', '.join(names) or '--objective=NAME too'}.")

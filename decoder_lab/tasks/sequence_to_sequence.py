@@ -80,6 +80,7 @@ class Task:
     loss_chunk: int = 0
 
     batching = "examples"
+    gold_fields = ("target", "references")
     counts: dict = dataclasses.field(default_factory=dict, init=False, compare=False, repr=False)  # what `example` had to cut or leave out
 
     def __post_init__(self):

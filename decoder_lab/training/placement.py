@@ -43,14 +43,20 @@ def init_state(experiment: Any, params: Any, frozen: Any) -> steps.TrainState:
     return meshes.place(state, where.of_state(state))
 
 
+def check_pmap(experiment: Any) -> None:
+    """Errors: UserError for a task that devices with rows of their own cannot train."""
+    if getattr(experiment.task, "rows_meet", False):
+        name = experiment.config.task.name
+        raise UserError(f'parallel="pmap": task {name} compares all rows of a batch, a device would see its own: use "jit".')
+
+
 def jitted_step(experiment: Any) -> Callable:
     """The step as `jax.jit` (or `jax.pmap`) has it: called, or lowered for shapes that say where they lie."""
     config, adapter, clock = experiment.config, experiment.adaptation.adapter, experiment.clockwork
     mapped = config.parallel == "pmap"
     devices = steps.Devices(lambda found: _as_params(experiment, found))
-    if mapped and getattr(experiment.task, "rows_meet", False):
-        raise UserError(f'parallel="pmap": task {config.task.name} compares all rows of a batch, a device would see its own: use "jit".')
     if mapped:
+        check_pmap(experiment)
         devices = steps.Devices(replicated.total, replicated.own_key)
     step = steps.make_train_step(
         experiment.training_metrics,

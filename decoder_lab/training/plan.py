@@ -22,7 +22,7 @@ from decoder_lab.core.errors import UserError
 from decoder_lab.data import build
 from decoder_lab.parallel import collectives, layout, topology
 from decoder_lab.parallel import mesh as meshes
-from decoder_lab.training import reference
+from decoder_lab.training import placement, reference
 from decoder_lab.training import step as steps
 from decoder_lab.training.experiment import Experiment
 from decoder_lab.training.forecast import Plan, lines, size
@@ -138,7 +138,9 @@ class Planner:
 
 def make(experiment: Planned, target: topology.Target) -> tuple[Plan, str]:
     """Returns the plan of a run, and the text of its compiled step ("" where the compiler gave up)."""
-    if experiment.config.parallel == "pmap":  # the same step on the same devices; only jit compiles for shapes alone
+    if experiment.config.parallel == "pmap":
+        placement.check_pmap(experiment)
+        # the same step on the same devices; only jit compiles for shapes alone
         experiment = dataclasses.replace(experiment, config=_changed(experiment.config, ["parallel=jit"]))
     experiment.check_batch_size()
     if experiment.config.dtype == "float32" and target.platform != "cpu":

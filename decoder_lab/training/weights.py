@@ -21,6 +21,7 @@ from decoder_lab.interop.table import rules
 from decoder_lab.ops import tag_schemes
 
 TOWER = "target_tower/"
+HEAD = "output/"
 NEVER = -1e9  # the logit of a token that is never to be written
 
 
@@ -56,7 +57,8 @@ def initial(experiment: Any, path: pathlib.Path) -> Any:
         taken = {path.removeprefix(TOWER): array for path, array in taken.items()}
     elif ours and not theirs:
         taken = {TOWER + path if path.startswith("encoder/") else path: array for path, array in taken.items()}
-    return tree.nest(taken)
+    scaled = _in_deviations(experiment, taken)
+    return tree.nest({path: array if array is taken[path] else Lazy.of(array) for path, array in scaled.items()})
 
 
 def _differences(experiment: Any, directory: Directory) -> list[str]:
@@ -144,7 +146,7 @@ def export_adapter(experiment: Any, params: Any, output: pathlib.Path, model_typ
     adaptation = experiment.adaptation
     if adaptation.adapter is None:
         raise UserError(f"--format=peft: {experiment.workdir} was trained without an adapter: use --format=huggingface.")
-    flat = tree.flatten(params)
+    flat = _in_units_of_the_data(experiment, tree.flatten(params))
     leaves = layout.unrolled({path: leaf for path, leaf in flat.items() if path in adaptation.added})
     base = layout.unrolled({path: leaf for path, leaf in flat.items() if path not in adaptation.added})
     own = layout.unrolled({path: flat[path] for path in adaptation.trained - adaptation.added})
@@ -163,7 +165,8 @@ def initial_adapter(experiment: Any, path: pathlib.Path) -> dict[str, Any]:
     base = layout.unrolled(tree.flatten(adaptation.base_shapes))
     found, whole = peft.read(path, adaptation.adapter, wanted, own, _their_places(experiment, "", base))
     experiment.report(f"{path}: {len(wanted)} arrays of the adapter" + (f", and whole: {', '.join(whole)}" if whole else ""))
-    return {at: np.asarray(array) for at, array in layout.stacked_as({at: Lazy.of(array) for at, array in found.items()}, shapes).items()}
+    stacked = layout.stacked_as({at: Lazy.of(array) for at, array in found.items()}, shapes)
+    return _in_deviations(experiment, {at: np.asarray(array) for at, array in stacked.items()})
 
 
 def _their_places(experiment: Any, model_type: str, params: Mapping[str, Any]) -> peft.Places:
@@ -205,11 +208,27 @@ def _settings(experiment: Any, ids: Mapping[str, int]) -> dict:
 
 def _in_units_of_the_data(experiment: Any, params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns parameters whose scores are those of the data: the task's own count standard deviations from the train split's mean."""
-    mean, deviation = getattr(experiment.task, "scale", (0.0, 1.0))
-    if getattr(experiment.task, "kind", "") != "score" or (mean, deviation) == (0.0, 1.0):
+    mean, deviation = _scale(experiment)
+    return _scaled(params, deviation, mean)
+
+
+def _in_deviations(experiment: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns parameters whose scores are the task's own, of those whose scores are in the data's units: undoes the above."""
+    mean, deviation = _scale(experiment)
+    return _scaled(arrays, 1 / deviation, -mean / deviation)
+
+
+def _scale(experiment: Any) -> tuple[float, float]:
+    scores = getattr(experiment.task, "kind", "") == "score"
+    return experiment.task.scale if scores else (0.0, 1.0)
+
+
+def _scaled(params: Mapping[str, Any], factor: float, offset: float) -> dict[str, Any]:
+    """Returns parameters with the head's scores multiplied and shifted; those without such a head as they are."""
+    if (factor, offset) == (1.0, 0.0) or not {HEAD + "kernel", HEAD + "bias"} <= params.keys():
         return dict(params)
-    bias = params["output/bias"] * deviation + mean
-    return {**params, "output/kernel": params["output/kernel"] * deviation, "output/bias": bias}
+    kernel, bias = (np.asarray(params[HEAD + name], np.float32) * np.float32(factor) for name in ("kernel", "bias"))
+    return {**params, HEAD + "kernel": kernel, HEAD + "bias": bias + np.float32(offset)}
 
 
 def _write_tokenizer(experiment: Any, output: pathlib.Path, ids: Mapping[str, int]) -> str:

@@ -264,6 +264,12 @@ def test_an_unknown_setting_of_a_nested_plugin_names_it_and_its_settings():
         resolve(delta, "model.kw.encoder.kw.width=8")
 
 
+def test_a_setting_of_an_adapter_that_is_not_chosen_is_said():
+    with pytest.raises(UserError, match="adapt.kw.rank: adapt is not set; choose one first, by --config.adapt.name=NAME"):
+        resolve({}, "adapt.kw.rank=8")
+    assert resolve({}, "adapt.name=lora", "adapt.kw.rank=8").adapt.kw.rank == 8
+
+
 @pytest.mark.parametrize("warmup, said", [("200%", "less than 100%"), ("100 steps", "does not end within total_steps = 100")])
 def test_a_warm_up_longer_than_the_run_is_listed_with_the_other_problems(warmup, said):
     with pytest.raises(UserError, match=f"2 problems(.|\n)*{said}"):

@@ -64,3 +64,32 @@ def test_a_config_whose_best_checkpoint_is_never_found_is_refused(metric):
     with pytest.raises(UserError, match="checkpoint.metric: .*Or set checkpoint.keep_best to 0"):
         config_lib.resolve(dict(checkpoint=dict(metric=metric)))
     assert config_lib.resolve(dict(checkpoint=dict(metric=metric, keep_best=0))).checkpoint.metric == metric
+
+
+def test_a_class_that_inherits_may_give_more_numbers_than_its_base(tmp_path, monkeypatch):
+    (tmp_path / "heirs").mkdir()
+    for kind, base in (("task", "tasks import language_modeling as base"), ("evaluator", "evaluators import mean as base")):
+        text = f"from decoder_lab.{base}\n\n\nclass {kind.title()}(base.{kind.title()}):\n    pass\n"
+        (tmp_path / "heirs" / f"{kind}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert numbers.of_task(dict(name="heirs.task", kw={})) is None
+    assert numbers.of_evaluator(dict(name="heirs.evaluator", kw={}), TAGGING) is None
+    config = config_lib.resolve(dict(task="heirs.task", checkpoint=dict(metric="val/nats"), evaluators=dict(val=dict(MEAN))))
+    assert config.checkpoint.metric == "val/nats"
+
+
+@pytest.mark.parametrize("metrics", [3, None, "bleu"])
+def test_an_evaluator_that_is_wrong_itself_is_not_asked(metrics):
+    evaluators = dict(val=dict(name="generation", kw=dict(metrics=metrics), every="10%"))
+    delta = dict(evaluators=evaluators, checkpoint=dict(metric="val/bleu"), task="sequence_to_sequence")
+    with pytest.raises(UserError, match="evaluators.val.kw.metrics: got") as said:
+        config_lib.resolve(delta)
+    assert "checkpoint.metric" not in str(said.value)
+
+
+def test_a_function_of_a_user_that_fails_is_named(tmp_path, monkeypatch):
+    (tmp_path / "fails").mkdir()
+    (tmp_path / "fails" / "mine.py").write_text("class Evaluator:\n    context: object\n\n\ndef numbers(kw, task):\n    return math.pi\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="evaluator fails.mine: its `numbers` failed: NameError"):
+        numbers.problem("--metric", "own/x", dict(own=dict(name="fails.mine", kw={}, every="10%")), TAGGING)

@@ -160,6 +160,9 @@ def test_what_does_not_fit_is_an_error_that_names_both_sides(tmp_path):
         export(dict(name="bottleneck", kw=dict(width=2)))
     with pytest.raises(UserError, match="was trained and is no layer of its own there"):
         export(dict(name="lora", kw=dict(rank=2, targets=("query/kernel",), also_train=("query/kernel",))))
+    experts = experiment_of(tmp_path, dict(LLAMA, num_experts=3), dict(name="lora", kw=dict(adapt["kw"], also_train=("mlp/",))))
+    with pytest.raises(UserError, match=r"experts.0.w\d.weight was trained and is one of several that lie in one array here: merge"):
+        weights.export_adapter(experts, moved(experts), tmp_path / "experts")
     export(dict(name="lora", kw=dict(adapt["kw"], also_train=("final_norm",))))
     with pytest.raises(UserError, match="model.norm.weight was trained there; name it in adapt.kw.also_train"):
         weights.initial_adapter(experiment, tmp_path / "other")

@@ -93,3 +93,11 @@ def test_learning_rates_stand_below_in_the_same_colours():
     top, bottom = lines.figure([*arms, Arm("c", [series(1, 1, 1)])], "val/loss", "title").axes
     assert [line.get_ydata()[-1] for line in bottom.get_lines()] == [0.3, 0.4] and top.get_ylabel() == "loss"
     assert [line.get_color() for line in bottom.get_lines()] == [named(top)[name].get_color() for name in "ab"]
+
+
+@pytest.mark.parametrize("finite", [0, 1, 3])
+def test_a_long_line_of_few_finite_values_is_drawn_as_it_is(finite):
+    values = np.full(400, math.nan)
+    values[:finite] = 2.0
+    line = named(drawn(Arm("a", [(np.arange(1, 401), values)])))["a"]
+    assert np.isfinite(line.get_ydata()).sum() == finite

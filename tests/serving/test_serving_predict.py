@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from decoder_lab.core import lookup
 from decoder_lab.core.errors import UserError
 from decoder_lab.serving import predict
 
@@ -153,12 +154,22 @@ def test_tables_and_packed_files(tmp_path):
     path.write_text(table)
     assert [item["text"] for item in predict.read_items(str(path), labelled, own)] == ["a, b", "c"]
     assert read(tmp_path, "b.tsv", 'text\tid\n"1\t7\n', Sums()) == [{"text": '"1', "id": "7"}]
+    assert read(tmp_path, "c.csv", 'text,id\na,1\n,\n\n"",\nb,2\n', Sums()) == [
+        {"text": text, "id": number} for text, number in (("a", "1"), ("", ""), ("", ""), ("b", "2"))
+    ]
+    for task in ("sequence_to_sequence", "prefix_language_modeling"):  # a table of sources alone
+        own_pairs = dict(name="tsv", kw=predict.TABLES[".tsv"] | dict(fields=dict(source=0, target=1), header=False))
+        (tmp_path / "d.tsv").write_text("hello there\n")
+        found = list(predict.read_items(str(tmp_path / "d.tsv"), lookup.find("task", task), own_pairs))
+        assert found == [{"source": "hello there"}]
     with pytest.raises(UserError, match='a.csv:2: no field "comments".*Did you mean "comment"'):
         list(predict.read_items(str(path), Sums(), own | dict(kw=own["kw"] | dict(fields=dict(text="comments")))))
     lines = b'{"text": "a"}\n{"text": "b"}\n'
     assert read(tmp_path, "a.jsonl.gz", gzip.compress(lines), Sums()) == [{"text": "a"}, {"text": "b"}]
     assert read(tmp_path, "a.txt.gz", gzip.compress(b"a\n"), Sums()) == [{"text": "a"}]
-    for content in (gzip.compress(lines)[:-9], lines):
+    damaged = bytearray(gzip.compress(lines * 99))
+    damaged[len(damaged) // 2] ^= 255
+    for content in (gzip.compress(lines)[:-9], lines, bytes(damaged)):
         with pytest.raises(UserError, match="not a complete gzip file"):
             read(tmp_path, "a.jsonl.gz", content, Sums())
 

@@ -1,5 +1,6 @@
 """What a sweep shows: numbers as they stand in metrics.jsonl, read while they grow; tables, picture and progress made of them."""
 
+import argparse
 import csv
 import json
 import math
@@ -10,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from decoder_lab.core import config as config_lib
 from decoder_lab.core.errors import UserError
 from decoder_lab.sweep import __main__ as program
 from decoder_lab.sweep import algebra, figure, live, results, slots
+from decoder_lab.sweep import flags as sweep_flags
 from decoder_lab.sweep import folder as folders
 from decoder_lab.sweep.folder import Folder, Record
 from decoder_lab.sweep.following import Following, Objective
@@ -223,3 +226,13 @@ def test_progress_counts_what_is_left(sweep, tmp_path):
     console.print(live.render(progress, active, 1))
     shown = console.export_text()
     assert "[###.........] 1/4" in shown and "best val/loss 0.2500: 30; about 1:10 left" in shown
+
+
+def test_a_number_that_only_some_arms_give_is_an_objective_all_the_same(capsys):
+    flags = argparse.Namespace(objective="val/loss", direction="min", value="")
+    without, having = (config_lib.resolve(dict(evaluators=found, checkpoint=dict(keep_best=0))) for found in ({}, {"val": "mean"}))
+    for configs in ([without, having], [having, without]):
+        assert [objective.name for objective in sweep_flags.objectives(flags, {}, configs)] == ["val/loss"]
+        assert "val/loss: 1 of 2 runs do not give it" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--objective: val/loss comes from no evaluator"):
+        sweep_flags.objectives(flags, {}, [without, without])

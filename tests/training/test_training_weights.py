@@ -145,6 +145,12 @@ def test_a_classifier_is_imported_as_what_it_was_trained_for(problem, kind, labe
         plain, scaled = (safetensors.read_directory(tmp_path / folder) for folder in ("out", "scaled"))
         np.testing.assert_allclose(scaled["classifier.weight"], 2 * np.asarray(plain["classifier.weight"]), rtol=1e-6)
         np.testing.assert_allclose(scaled["classifier.bias"], 2 * np.asarray(plain["classifier.bias"]) + 10, rtol=1e-6)
+        back = tree.flatten(weights.initial(experiment, tmp_path / "scaled"))  # a run of these units begins where that one ended
+        for name, array in tree.flatten(params).items():
+            if name.startswith("output/"):
+                np.testing.assert_allclose(np.asarray(back[name]), array, rtol=1e-5, atol=1e-6)
+        without = {name: array for name, array in tree.flatten(params).items() if not name.startswith("output/")}
+        assert weights._in_units_of_the_data(experiment, without) == without  # a user's model, whose head is called otherwise
 
 
 def test_a_problem_type_that_nobody_has_is_an_error(tmp_path):
