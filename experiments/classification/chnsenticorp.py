@@ -6,9 +6,13 @@ Data: a folder with `train.tsv.gz` (9,600 rows under the header label TAB text_a
 a third of which occurs in train or dev: CNN 93.0 to 93.6, BiLSTM 92.6 to 93.5, BERT 95.0; TF-IDF of 1 and 2 characters with logistic
 regression has 91.1 on dev. Of a text longer than 256 characters (bag: 512) as much of its beginning as of its end is kept.
 
-| encoder | hardware | time | measured accuracy on dev |
+| encoder | hardware | time | measured accuracy on dev (seed 0, best of 10 evaluations) |
 |---|---|---|---|
-| any | - | - | not yet measured |
+| bag | 1 CPU core, shared | 89 s | 91.8 (last 90.8) |
+| cnn | 1 CPU core, shared | 355 s | 89.4 (last 89.2) |
+| transformer | 1 CPU core, shared | 468 s | 89.0 (the last) |
+| gru | 1 CPU core, shared | 387 s | 88.7 (the last) |
+| lstm | 1 CPU core, shared | 342 s | 88.2 (the last) |
 """
 
 import pathlib
