@@ -7,7 +7,7 @@ Needs the run of experiments/pretrain/stdlib.py, which is what scripts/quickstar
 as experiments/pretrain/shakespeare_char.py does. About 12,000 parameters are trained, 1.4% of the base's 865,152, or as near to it as a
 method gets: ia3 has 1,824 and norms 896 to train at all, full all of them.
 
-Hardware: 1 CPU core. Time: half a minute a run. Measured over five seeds: 3.890 held-out bits a byte before; after, full 2.459 +- 0.006,
+Hardware: 1 CPU core. Time: half a minute a run. Measured: (five seeds) 3.890 held-out bits a byte before; after, full 2.459 +- 0.006,
 pfeiffer 3.078 +- 0.005, houlsby 3.098 +- 0.002, lora_all 3.105 +- 0.008, lora 3.205 +- 0.007, dora 3.235 +- 0.006, adalora 3.275 +- 0.004,
 ia3 3.416, norms 3.428 +- 0.001, prompt 3.571 +- 0.002, prefix 3.584 +- 0.001.
 """
