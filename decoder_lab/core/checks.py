@@ -70,6 +70,8 @@ def _warmup_problems(tree: dict[str, tuple[Field, Any]]) -> list[str]:
     field, value = tree.get(path, (None, None))
     if field is None or not field.duration or not isinstance(value, str) or typed.problems(path, field, value):
         return []
+    if "." in tree["schedule.name"][1]:  # a user's own, whose warm-up may mean something else
+        return []
     number, unit = durations.parse(value)
     total = tree["total_steps"][1]
     if unit == "%" and number >= 100:
@@ -84,8 +86,8 @@ def _best_problems(metric: str, tree: dict[str, tuple[Field, Any]]) -> list[str]
     found = nested(tree)
     try:
         wrong = numbers.problem("checkpoint.metric", metric, found["evaluators"], found["task"], training=False)
-    except (UserError, KeyError):  # of a plug-in or a duration that is wrong itself, which is said
-        return []
+    except UserError as error:  # a user's own function that fails
+        return [str(error)]
     return [f"{wrong} Or set checkpoint.keep_best to 0."] if wrong else []
 
 

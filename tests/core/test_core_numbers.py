@@ -93,3 +93,6 @@ def test_a_function_of_a_user_that_fails_is_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match="evaluator fails.mine: its `numbers` failed: NameError"):
         numbers.problem("--metric", "own/x", dict(own=dict(name="fails.mine", kw={}, every="10%")), TAGGING)
+    delta = dict(evaluators=dict(own=dict(name="fails.mine", kw={}, every="10%")), checkpoint=dict(metric="own/x"))
+    with pytest.raises(UserError, match="1 problem(.|\n)*its `numbers` failed: NameError"):
+        config_lib.resolve(delta)
