@@ -92,7 +92,9 @@ def score(config: Any, metric: str | None, mode: str | None) -> tuple[str, str]:
 
     Errors: UserError for a number that no evaluator of the config gives, and for one of which nobody says what is better.
     """
-    key = metric or config.checkpoint.metric
+    key = config.checkpoint.metric if metric is None else metric
+    if not key:
+        raise UserError("--metric: say which number methods are judged by, such as val/loss: the config's checkpoint.metric is empty.")
     if wrong := numbers.problem("--metric", key, config.evaluators, config.task):
         raise UserError(wrong)
     return key, mode or (config.checkpoint.mode if key == config.checkpoint.metric else compare.better((), key))

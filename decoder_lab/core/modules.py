@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+from typing import Any
 
 from decoder_lab.core.errors import nearest
 
@@ -12,7 +13,7 @@ def source_of(name: str, folder: pathlib.Path | None = None) -> pathlib.Path | N
     if folder is not None:
         starts = [folder / first]
     else:
-        spec = importlib.util.find_spec(first) if first else None
+        spec = _spec(first)
         if spec is None:
             return None
         starts = [pathlib.Path(p) for p in spec.submodule_search_locations or ()]
@@ -29,7 +30,15 @@ def neighbour(name: str) -> str:
     """Returns the hint at the nearest module of the same folder, where there is such a folder."""
     folder, _, last = name.rpartition(".")
     first, *rest = folder.split(".")
-    spec = importlib.util.find_spec(first)
+    spec = _spec(first)
     places = [pathlib.Path(start).joinpath(*rest) for start in (spec.submodule_search_locations or () if spec else ())]
     beside = [path.stem for place in places for path in sorted(place.glob("*.py"))]
     return nearest(f"{folder}.{last}", [f"{folder}.{stem}" for stem in beside]) if nearest(last, beside) else ""
+
+
+def _spec(first: str) -> Any:
+    """Returns where a top-level module or package is found; None: nowhere, or it is a running script (`__main__`), which has no name."""
+    try:
+        return importlib.util.find_spec(first) if first else None
+    except ValueError:
+        return None

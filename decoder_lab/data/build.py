@@ -56,6 +56,8 @@ def tokenizer_for(
             progress(f"the tokenizer is that of {other.parent}")
         else:
             reader = _Reader(task, side, joint=getattr(data, "source_tokenizer", None) is None)
+            if task is not None and getattr(data, "packing", None) is not None:
+                suits(reader.task, data.packing.name)  # before time is spent
             artefact = _trained(data, tokenizer, name, kw, reader, progress)
         if directory:
             _store(directory, name, kw, artefact)
@@ -71,7 +73,7 @@ class _Reader:
 
     def __init__(self, task: Any, side: str, joint: bool):
         self.name, kw = _plugin(task) if task is not None else ("", {})
-        asked = object.__new__(lookup.find("task", self.name)) if self.name else None
+        self.task = asked = object.__new__(lookup.find("task", self.name)) if self.name else None
         for key, value in kw.items() if self.name else ():
             object.__setattr__(asked, key, value)
         of_side = {name: getattr(asked, name, None) for name in ("source_texts", "texts")}
@@ -179,6 +181,18 @@ def _facts_hash(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
+def suits(task: Any, packing: str) -> None:
+    """Errors: UserError where a packing takes something else than a task (or its class) gives."""
+    if not isinstance(wants := getattr(task, "batching", "tokens"), str):
+        return  # of a class that has it as a property
+    takes = "examples" if "examples" in lookup.given("packing", packing) else "tokens"
+    if wants != takes:
+        fitting = " or ".join(f'"{n}"' for n in lookup.names("packing") if wants in lookup.given("packing", n))
+        raise UserError(
+            f'data.packing: got "{packing}", which packs {takes}, but the task gives {wants}: set --config.data.packing.name to {fitting}.'
+        )
+
+
 def rows_for(
     data: Any, task: Any, split: str, length: int, progress: Callable[[str], None] = cache.silent, facts: Any = None
 ) -> PackedRows | MixedRows | ExampleRows:
@@ -192,15 +206,9 @@ def rows_for(
     Returns: for tokens rows(epoch, seed) and take(rows_B, epoch, seed) as a packing has them, for examples plan(batch_size, multiple);
       num_bytes (UTF-8 of the split's text), num_tokens, num_documents, num_targets (labels in one evaluation pass).
     """
-    name = data.packing.name
-    wants, takes = getattr(task, "batching", "tokens"), "examples" if "examples" in lookup.given("packing", name) else "tokens"
-    if wants != takes:
-        fitting = " or ".join(f'"{n}"' for n in lookup.names("packing") if wants in lookup.given("packing", n))
-        raise UserError(
-            f'data.packing: got "{name}", which packs {takes}, but the task gives {wants}: set --config.data.packing.name to {fitting}.'
-        )
+    suits(task, data.packing.name)
     source = source_for(data, split)
-    if wants == "examples":
+    if getattr(task, "batching", "tokens") == "examples":
         return _example_rows(source, data, task, length, progress, facts)
     rows = _rows(source, data.source.name, data.packing, task, length, progress)
     empty = rows.share_without_target()

@@ -26,7 +26,7 @@ def adapter_of(config: Any) -> base.Adapter | None:
 
 def one_text_a_row(adapter: base.Adapter | None, experiment: Any) -> None:
     """Errors: UserError where an adapter puts something before each text and rows may hold several texts."""
-    if adapter is not None and adapter.lengthens and not experiment.by_example and "segments" in experiment.feed.batch(0):
+    if adapter is not None and adapter.lengthens and not experiment.by_example and experiment.marks_texts:
         packing = experiment.config.data.packing.name
         raise UserError(
             f'adapt: {adapter.name} stands before a row\'s text, and rows of data.packing "{packing}" hold several. '

@@ -129,6 +129,11 @@ class Experiment:
         """Whether batches are made of whole examples, of several shapes, and not of rows of a token stream."""
         return "examples" in lookup.given("packing", self.config.data.packing.name)
 
+    @property
+    def marks_texts(self) -> bool:
+        """Whether a row of tokens may hold several texts, and says which token is of which."""
+        return "segments" in self.feed.batch(0)
+
     @functools.cached_property
     def clockwork(self) -> durations.Clockwork:
         """Turns durations of the config into steps."""

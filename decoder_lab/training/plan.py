@@ -49,7 +49,12 @@ class Planned(Experiment):
             return Experiment.tokenizer.func(self)
         if self.by_example:
             raise UserError(f'--vocab_size: task "{self.config.task.name}" needs its data to be planned: leave it out.')
+        build.suits(lookup.find("task", self.config.task.name), self.config.data.packing.name)
         return StandIn(self.vocab_size)
+
+    @property
+    def marks_texts(self) -> bool:
+        return "segments" in self.batch_shapes()[0]
 
     def rows(self, split: str) -> Any:
         """As of a run, but what a task wants to know of the initial parameters is not worked out: only its shape is right."""
@@ -73,7 +78,7 @@ class Planned(Experiment):
             return sorted(kinds, key=lambda kind: -sum(math.prod(x.shape) for x in kind.values()))
         size = (self.config.batch_size, self.config.sequence_length)
         dtypes = dict(tokens=np.int32, labels=np.int32, weights=np.float32)
-        if self.config.data.packing.name != "split":  # rows of several documents
+        if self.config.data.packing.name not in ("split", "windows"):  # rows of several documents
             dtypes |= dict(segments=np.int32, positions=np.int32)
         return [{name: jax.ShapeDtypeStruct(size, dtype) for name, dtype in dtypes.items()}]
 

@@ -128,6 +128,8 @@ def test_the_score_and_its_direction_are_known_before_anything_starts(table, tmp
     assert methods.score(config, None, None) == methods.score(config, "val/loss", None) == ("val/loss", "min")
     assert methods.score(config, "val/accuracy", None) == ("val/accuracy", "max")
     assert methods.score(config, "val/accuracy", "min") == ("val/accuracy", "min")
+    with pytest.raises(UserError, match="--metric: say which"):
+        methods.score(config, "", None)
     for typed, told in (("vla/accuracy", 'Did you mean "val"'), ("val/acuracy", 'Did you mean "val/accuracy"')):
         for mode in ([], ["--mode=max"]):
             with pytest.raises(UserError, match=f"--metric: .*{told}"):

@@ -138,6 +138,13 @@ def test_examples_need_their_data(tmp_path):
         plans.Planned(config, tmp_path, print, jax.devices(), VOCAB).tokenizer  # noqa: B018
 
 
+@pytest.mark.parametrize("chosen, said", [("task.name=prefix_language_modeling", "packs tokens"), ("adapt.name=prompt", "stands before")])
+def test_what_rows_of_tokens_cannot_hold_is_said_without_data(tmp_path, chosen, said):
+    experiment = plans.Planned(make_config(chosen, "data.packing.name=documents"), tmp_path, print, jax.devices(), VOCAB)
+    with pytest.raises(UserError, match=said):
+        experiment.jitted_step()
+
+
 PODS = {  # at their published sizes: settings, parameters, and how many bytes the largest matrix has in bfloat16
     "gpt2-xl": (dict(vocab=50257, length=1024, rows=512, data=4, fsdp=64), 1_557_611_200, 50257 * 1600 * 2),
     "llama-7b": (dict(vocab=32000, length=2048, rows=256, data=1, fsdp=256), 6_738_415_616, 32000 * 4096 * 2),
