@@ -45,6 +45,9 @@ class Task:
       label_smoothing: "single": mass spread evenly over all labels while training.
       class_weights: "balanced": while training, an example of a label weighs (number of examples) / (number of labels * examples of that
         label).
+      consistency: while training, each text is read twice, with dropout of its own each time, and the loss, the mean of both, grows by so
+        many times the mean of KL(p || q) and KL(q || p) of what was said ("multi": the mean over labels; "score": half the squared
+        difference), half the alpha of R-Drop (Liang et al. 2021, eq. 4). A step then costs twice as much; 0: none of it.
     """
 
     tokenizer: Any
@@ -59,6 +62,7 @@ class Task:
     threshold: float = 0.5
     label_smoothing: float = 0.0
     class_weights: Literal["none", "balanced"] = "none"
+    consistency: float = 0.0
     labels: tuple = dataclasses.field(default=(), init=False)  # by `load`
     label_counts: tuple = dataclasses.field(default=(), init=False)
     scale: tuple = dataclasses.field(default=(0.0, 1.0), init=False)  # "score": mean and standard deviation
@@ -109,7 +113,7 @@ class Task:
 
     def example(self, raw: dict) -> dict[str, np.ndarray]:
         """Raw example -> its features. Errors: UserError where a label is not one of the train split's."""
-        tokens, types, cut = self._tokens(raw)
+        tokens, types, cut = _joined(self, raw)
         if cut:
             self._count(f"texts of more than {self.length} tokens (sequence_length) cut, keeping {self.keep}")
         known = self.label_field in raw  # where not: nothing to learn from, but to predict
@@ -120,7 +124,7 @@ class Task:
             features["types"] = types
         if self.characters:
             words = _marked_words(self.tokenizer, _text(raw, self.text_field))
-            features["chars"] = _part(_codes(words, self.characters), self.length, self.keep)  # of the words that `_tokens` keeps
+            features["chars"] = _part(_codes(words, self.characters), self.length, self.keep)  # of the words that `_joined` keeps
         if self.kind == "score":
             return features | {"label": np.float32(_score(*self.gold(raw), self.label_field) if known else 0)}
         numbers = [_index(self.labels, name) for name in self.gold(raw)] if known else []
@@ -130,7 +134,7 @@ class Task:
 
     def extent(self, raw: dict) -> tuple[int, int]:
         """Returns an item's tokens, 0 where its texts are blank, and how many of them the model does not see."""
-        tokens, _, cut = self._tokens(raw)
+        tokens, _, cut = _joined(self, raw)
         return (len(tokens) + cut if any(text.strip() for text in self.texts(raw)) else 0), cut
 
     def dummy(self) -> dict[str, np.ndarray]:
@@ -153,22 +157,35 @@ class Task:
     def metrics(self, model: Any, params: Any, batch: dict, *, rng: jax.Array | None = None, progress: Any = None) -> dict[str, tuple]:
         """Returns {name: (sum, weight)}: loss and accuracy ("multi": of whole sets; "score": none, the loss is the squared error)."""
         del progress
-        training = rng is not None
+        twice = rng is not None and self.consistency > 0
+        if twice:  # copies side by side, so that they lie on one device; each counts half
+            batch = {name: jnp.repeat(x, 2, axis=0) for name, x in batch.items()}
+            batch["weights"] = batch["weights"] / 2
         logits_BC = self._logits(model, params, batch, rng)
+        found, weights_B = self._of_logits(logits_BC, batch, rng is not None)
+        if twice:
+            apart_B = _apart(self.kind, logits_BC[::2] * self.scale[1], logits_BC[1::2] * self.scale[1])
+            loss, weight = found["loss"]
+            found["loss"] = loss + self.consistency * jnp.sum(jnp.where(weights_B[::2] == 0, 0.0, apart_B * 2 * weights_B[::2])), weight
+        return found
+
+    def _of_logits(self, logits_BC: jax.Array, batch: dict, training: bool) -> tuple[dict[str, tuple], jax.Array]:
+        """Returns (metrics, what each row's loss counts)."""
         weights_B = batch["weights"]
         if self.kind == "score":
             square_B = jnp.square(self.scale[0] + self.scale[1] * logits_BC[:, 0] - batch["label"])
-            return {"loss": (jnp.sum(jnp.where(weights_B == 0, 0.0, square_B * weights_B)), jnp.sum(weights_B))}
+            return {"loss": (jnp.sum(jnp.where(weights_B == 0, 0.0, square_B * weights_B)), jnp.sum(weights_B))}, weights_B
         if self.kind == "multi":
-            return _set_metrics(logits_BC, batch["label_set"], weights_B, self.threshold, self._class_weights(training))
+            return _set_metrics(logits_BC, batch["label_set"], weights_B, self.threshold, self._class_weights(training)), weights_B
         plain = cross_entropy(logits_BC, batch["label"], weights_B)
         loss, weight = plain.loss, plain.weight
-        if training and (self.label_smoothing or self.class_weights != "none"):
-            weighted_B = weights_B * self._class_weights(training)[batch["label"]]
-            trained = cross_entropy(logits_BC, batch["label"], weighted_B, label_smoothing=self.label_smoothing)
-            loss, weight = trained.loss, trained.weight
         right_B = jnp.argmax(logits_BC, axis=-1) == batch["label"]  # as predicted, so that of equal scores only the first is right
-        return {"loss": (loss, weight), "accuracy": (jnp.sum(jnp.where(right_B, weights_B, 0.0)), plain.weight)}
+        accuracy = jnp.sum(jnp.where(right_B, weights_B, 0.0)), plain.weight
+        if training and (self.label_smoothing or self.class_weights != "none"):
+            weights_B = weights_B * self._class_weights(training)[batch["label"]]
+            trained = cross_entropy(logits_BC, batch["label"], weights_B, label_smoothing=self.label_smoothing)
+            loss, weight = trained.loss, trained.weight
+        return {"loss": (loss, weight), "accuracy": accuracy}, weights_B
 
     def predict(self, model: Any, params: Any, batch: dict) -> jax.Array:
         """Returns float32 probabilities_BC, or scores_B."""
@@ -205,24 +222,25 @@ class Task:
     def _count(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
 
-    def _tokens(self, raw: dict) -> tuple[np.ndarray, np.ndarray, int]:
-        """Returns (tokens, types) of a text, or of first, separator, second, cut so that they fit; and how many were cut.
 
-        What the tokenizer puts around them (`start_ids`, `middle_ids`, `end_ids`, such as [CLS] and [SEP]) stands there.
-        """
-        first, start, end = self.tokenizer.encode(_text(raw, self.text_field)), *marks.around(self.tokenizer)
-        room = self.length - len(start) - len(end)
-        if self.pairs == "none":
-            tokens, whole = np.concatenate([start, _part(first, room, self.keep), end]), len(first) + self.length - room
-            types = np.zeros(len(tokens), np.int32)
-        else:
-            second, middle = self.tokenizer.encode(_text(raw, self.pair_field)), _middle(self.tokenizer)
-            room -= len(middle)
-            whole, sizes = len(first) + len(second) + self.length - room, _shares(len(first), len(second), room)
-            parts = [_part(x, size, self.keep) for x, size in zip((first, second), sizes, strict=True)]
-            tokens = np.concatenate([start, parts[0], middle, parts[1], end])
-            types = np.repeat(np.array([0, 1], np.int32), [len(start) + len(parts[0]) + len(middle), len(parts[1]) + len(end)])
-        return tokens.astype(np.int32), types, whole - len(tokens)
+def _joined(task: Task, raw: dict) -> tuple[np.ndarray, np.ndarray, int]:
+    """Returns (tokens, types) of a text, or of first, separator, second, cut so that they fit; and how many were cut.
+
+    What the tokenizer puts around them (`start_ids`, `middle_ids`, `end_ids`, such as [CLS] and [SEP]) stands there.
+    """
+    first, start, end = task.tokenizer.encode(_text(raw, task.text_field)), *marks.around(task.tokenizer)
+    room = task.length - len(start) - len(end)
+    if task.pairs == "none":
+        tokens, whole = np.concatenate([start, _part(first, room, task.keep), end]), len(first) + task.length - room
+        types = np.zeros(len(tokens), np.int32)
+    else:
+        second, middle = task.tokenizer.encode(_text(raw, task.pair_field)), _middle(task.tokenizer)
+        room -= len(middle)
+        whole, sizes = len(first) + len(second) + task.length - room, _shares(len(first), len(second), room)
+        parts = [_part(x, size, task.keep) for x, size in zip((first, second), sizes, strict=True)]
+        tokens = np.concatenate([start, parts[0], middle, parts[1], end])
+        types = np.repeat(np.array([0, 1], np.int32), [len(start) + len(parts[0]) + len(middle), len(parts[1]) + len(end)])
+    return tokens.astype(np.int32), types, whole - len(tokens)
 
 
 def _middle(tokenizer: Any) -> np.ndarray:
@@ -315,6 +333,16 @@ def _set_metrics(logits_BC, label_set_BC, weights_B, threshold: float, class_wei
     return {"loss": total(jnp.mean(loss_BC, axis=-1)), "accuracy": total(right_B.astype(jnp.float32))}
 
 
+def _apart(kind: str, p_BC: jax.Array, q_BC: jax.Array) -> jax.Array:
+    """Returns float32 [B]: how far apart two sets of logits (or scores) of the same rows are; see `Task.consistency`."""
+    if kind == "score":
+        return jnp.square(p_BC - q_BC)[:, 0] / 2
+    if kind == "multi":  # the mean of both divergences of two coins
+        return jnp.mean((jax.nn.sigmoid(p_BC) - jax.nn.sigmoid(q_BC)) * (p_BC - q_BC), axis=-1) / 2
+    p_BC, q_BC = jax.nn.log_softmax(p_BC), jax.nn.log_softmax(q_BC)
+    return jnp.sum((jnp.exp(p_BC) - jnp.exp(q_BC)) * (p_BC - q_BC), axis=-1) / 2
+
+
 def problems(kw) -> list[str]:
     """Returns what is wrong with the fields taken together, one sentence each."""
     found = []
@@ -322,6 +350,8 @@ def problems(kw) -> list[str]:
         found.append(f"threshold must be above 0 and below 1, got {kw['threshold']}")
     if not 0 <= kw["label_smoothing"] < 1:
         found.append(f"label_smoothing must be at least 0 and below 1, got {kw['label_smoothing']}")
+    if kw["consistency"] < 0:
+        found.append(f"consistency must be at least 0, got {kw['consistency']}")
     if kw["characters"] < 0 or (kw["characters"] and kw["pairs"] != "none"):
         found.append(f'characters must be 0 or more, and have no pairs, got {kw["characters"]} with pairs="{kw["pairs"]}"')
     if kw["label_smoothing"] and kw["kind"] != "single":

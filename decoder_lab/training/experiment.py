@@ -40,6 +40,8 @@ class Experiment:
     workdir: pathlib.Path
     report: Callable[[str], None] = print
     teacher_origin: dict = dataclasses.field(default_factory=dict, init=False)  # where the teacher's parameters came from, once loaded
+    _rows: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)  # of each split, once asked for
+    _items: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def of_run(self, workdir: pathlib.Path) -> "Experiment":
         """The experiment of another run's folder. Errors: UserError where it holds none."""
@@ -94,10 +96,6 @@ class Experiment:
             self._items[split] = build.source_for(self.config.data, split)
         return self._items[split]
 
-    @functools.cached_property
-    def _items(self) -> dict[str, Any]:
-        return {}
-
     def check_batch_size(self) -> None:
         """Errors: UserError if the devices cannot share a batch, or a micro-batch, evenly."""
         meshes.check_batch_size(self.config.batch_size, self.mesh)
@@ -110,10 +108,6 @@ class Experiment:
             rows = build.rows_for(self.config.data, task, split, length, progress=self.report, facts=self._facts)
             self._rows[split] = reference.completed(self, rows, split)
         return self._rows[split]
-
-    @functools.cached_property
-    def _rows(self) -> dict[str, Any]:
-        return {}
 
     @functools.cached_property
     def feed(self) -> feed.Feed | feed.ExampleFeed:

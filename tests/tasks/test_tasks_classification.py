@@ -187,6 +187,43 @@ def test_several_labels_are_binary_cross_entropy():
         made([dict(text="a", label="x")], kind="multi")
 
 
+KINDS = {
+    "single": (TRAIN, dict(class_weights="balanced", label_smoothing=0.1)),
+    "multi": ([dict(text="ab", label=["x", "z"]), dict(text="c", label=[]), dict(text="d", label=["y"])], {}),
+    "score": ([dict(text="ab", label=100.0), dict(text="c", label="300"), dict(text="d", label=200)], {}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_consistency_is_the_distance_of_two_readings(kind):
+    """R-Drop, eq. 2 to 4: the mean loss of both readings, and their divergence in both directions; nothing of it in evaluation."""
+    items, kw = KINDS[kind]
+    plain, far = made(items, kind=kind, **kw), made(items, kind=kind, consistency=3.0, **kw)
+    model, params = model_of(plain)
+    batch, key = batch_of(plain, items), jax.random.key(1)
+    assert metrics(plain, model, params, batch) == metrics(far, model, params, batch)
+    still = model.clone(dropout=0.0)  # two equal readings
+    for name, (total, weight) in metrics(far, still, params, batch, key).items():
+        assert (total, weight) == (pytest.approx(metrics(plain, still, params, batch, key)[name][0], rel=1e-5), pytest.approx(weight))
+    twice = {name: np.repeat(x, 2, axis=0) for name, x in batch.items()}
+    logits = np.asarray(model.apply({"params": params}, twice, False, method=far.forward, rngs={"dropout": key}), np.float64)
+    n = len(items)
+    one, other = logits[0 : 2 * n : 2], logits[1 : 2 * n : 2]
+    assert np.abs(one - other).max() > 0.1
+    if kind == "score":
+        apart = np.square(np.std([100, 200, 300]) * (one - other))[:, 0] / 2
+    elif kind == "multi":
+        p, q = 1 / (1 + np.exp(-one)), 1 / (1 + np.exp(-other))
+        apart = sum(a * np.log(a / b) + (1 - a) * np.log((1 - a) / (1 - b)) for a, b in ((p, q), (q, p))).mean(-1) / 2
+    else:
+        p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (one, other))
+        apart = np.array([2 / 3, 4 / 3, 2 / 3, 4 / 3]) * sum(a * np.log(a / b) for a, b in ((p, q), (q, p))).sum(-1) / 2
+    both = metrics(plain, model, params, twice, key)  # the losses of the two readings, of twice as many rows
+    total, weight = metrics(far, model, params, batch, key)["loss"]
+    assert weight == pytest.approx(both["loss"][1] / 2)
+    assert total == pytest.approx(both["loss"][0] / 2 + 3.0 * apart.sum(), rel=1e-4)
+
+
 def test_labels_take_no_room_of_the_text():
     """Nine labels at a length of eight: sequence_length is of texts, and a batch has one place for each label."""
     names = [str(i) for i in range(9)]
@@ -237,6 +274,7 @@ def test_a_row_without_a_token_has_finite_gradients():
 def test_what_does_not_fit_together_is_said():
     complete = {name: field.default for name, field in lookup.fields("task", "classification").items()}
     assert lookup.problems("task", "classification", complete) == []
+    assert lookup.problems("task", "classification", complete | dict(consistency=-1.0)) == ["consistency must be at least 0, got -1.0"]
     found = lookup.problems(
         "task", "classification", complete | dict(kind="score", label_smoothing=0.1, class_weights="balanced", threshold=1.0)
     )
