@@ -8,7 +8,12 @@ evaluation all texts of one meaning are its references. BLEU is sacrebleu's, not
 
 | hardware | time | expected | measured |
 |---|---|---|---|
-| 2 CPU cores | about half an hour | BLEU 65.9 of the challenge's baseline, by its own script on the whole test set | not yet measured |
+| 1 CPU core, shared | 33 min | BLEU 65.9 of the challenge's baseline, by its own script on the whole test set | seed 0: below |
+
+Beam 4 on the 315 meanings of testset_w_refs_part1: BLEU 60.0, chrF 63.7, ROUGE-L 64.5; greedy on the first 128 of devset: BLEU 65.8, chrF
+70.9, ROUGE-L 68.2. What it writes of name[Wildwood], eatType[pub], food[Italian], area[city centre], familyFriendly[yes], near[Raja Indian
+Cuisine]: "Wildwood is a pub that serves Italian food. It is located in the city centre near the Crowne Plaza Hotel." (fluent, and two
+properties wrong or missing).
 """
 
 from ml_collections import ConfigDict
@@ -36,7 +41,7 @@ def get_config(arg=""):
     config.task = dict(name="sequence_to_sequence", kw=dict(label_smoothing=0.1))
     encoder, decoder = (dict(name="transformer", kw=dict(SIZES)) for _ in range(2))
     config.model = dict(name="encoder_decoder", kw=dict(encoder=encoder, decoder=decoder, share_embeddings=True))
-    config.total_steps = 4000
+    config.total_steps = 600
     config.batch_size = 64
     config.sequence_length = 96
     config.lr = 1e-3
@@ -47,7 +52,7 @@ def get_config(arg=""):
     config.evaluators = dict(
         val=dict(name="mean", every="10%", kw=dict(split="validation", limit=1000)),
         text=dict(name="generation", every="25%", kw=dict(split="validation", limit=128, **scores)),
-        beam=dict(name="generation", every="0", kw=dict(split="validation", name="beam", beam_size=4, length_penalty=0.6, **scores)),
+        beam=dict(name="generation", every="0", kw=dict(split="test", name="beam", beam_size=4, length_penalty=0.6, **scores)),
     )
     config.checkpoint = dict(every="25%")
     return config

@@ -5,10 +5,12 @@
 
 Data: `data=FOLDER` (default data/tatoeba_eng_cmn) with train.tsv.gz and dev.tsv, English TAB Chinese, 18,361 and 1,058 pairs. No sentence
 stands in both, so this is harder than a random split; there is no standard one. BLEU is sacrebleu's with tokenize=zh.
+What it writes: "He's a tennis player." 他是一個網球選手。 "I know nothing about her." 我不知道她的事。 Rare words fail:
+"Printing ink is in short supply." 总统的人在说话是我提供提供的。
 
 | model | hardware | time | expected | measured |
 |---|---|---|---|---|
-| transformer (3 + 3 layers, 256 wide) | 2 CPU cores | about half an hour | nothing published | not yet measured |
+| transformer (3 + 3 layers, 256 wide) | 1 CPU core | 28 min | - | beam 5: BLEU 22.3, chrF 20.2; greedy, first 256: 21.0, 18.9 (seed 0) |
 | bahdanau (GRU of 256, additive attention) | 2 CPU cores | about half an hour | nothing published | not yet measured |
 """
 
@@ -37,7 +39,7 @@ def get_config(arg=""):
     )
     config.task = dict(name="sequence_to_sequence", kw=dict(label_smoothing=0.1))
     config.model = dict(name="encoder_decoder", kw=dict(encoder=encoder, decoder=decoder))
-    config.total_steps = 4000
+    config.total_steps = 2000
     config.batch_size = 96
     config.sequence_length = 64
     config.lr = 1e-3
