@@ -46,6 +46,8 @@ def get_config(arg=""):
     if arg.characters:  # hashed n-grams of each word's characters beside its embedding: what rare words are like
         config.task.kw.characters = 16
         config.model.kw.update(character_dim=64, character_dropout=0.5)
+        if arg.encoder == "lstm":  # two readings under dropout shall agree: as good as the luckiest seed without
+            config.task.kw.consistency = 1.0
     config.data = dict(
         source=dict(
             name="tsv",

@@ -46,6 +46,9 @@ def get_config(arg=""):
     if arg.characters:  # hashed n-grams of each word's characters beside its embedding: what rare words are like
         config.task.kw.characters = 16
         config.model.kw.update(character_dim=64, character_dropout=0.5)
+        if arg.encoder == "cnn":
+            config.model.kw.update(character_dim=128, character_orders=(2, 3, 4, 5, 6))
+            config.task.kw.consistency = 1.0  # two readings under dropout shall agree
     config.data = dict(
         source=dict(name="labelled_lines", kw=dict(path=str(path), encoding="latin-1", coarse="" if arg.fine else ":")),
         tokenizer=dict(name="word", kw=dict(lowercase=True)),
