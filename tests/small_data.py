@@ -79,7 +79,8 @@ def _trec(folder):
 
 def _glue(folder):
     columns = ["\ufeffQuality", "#1 ID", "#2 ID", "#1 String", "#2 String"]  # as MRPC has them, byte order mark and all
-    rows = [[label % 2, i, i, s, f'"{s}'] for i, (s, label) in enumerate(zip(sentences(), labels(), strict=True))]
+    columns += ["sentence1", "sentence2", "score"]  # and STS-B
+    rows = [[label % 2, i, i, s, f'"{s}', s, s, label * 1.25] for i, (s, label) in enumerate(zip(sentences(), labels(), strict=True))]
     for name in ("train.tsv", "dev.tsv"):
         write(folder / name, "".join("\t".join(map(str, row)) + "\r\n" for row in [columns, *rows]))
 
@@ -200,3 +201,45 @@ MAKERS = {
 }
 # what else is said of them, such as weights that need not be installed here
 ARGUMENTS = {"experiments/finetune/minilm.py": "weights=nowhere"}
+PATHS = {"data", "base", "teacher", "files", "weights", "tokenizer", "seed"}  # arguments that choose nothing but files, or chance
+# other than the default arguments of every config that has any: other branches of the file, as many as fit together
+VARIANTS = {
+    "experiments/classification/agnews.py": "encoder=transformer",
+    "experiments/classification/banking77.py": "encoder=gru",
+    "experiments/classification/chnsenticorp.py": "encoder=lstm",
+    "experiments/classification/glue.py": "set=stsb,encoder=bert",
+    "experiments/classification/grokking.py": "operation=/,share=0.3",
+    "experiments/classification/reuters.py": "encoder=gru",
+    "experiments/classification/sst2.py": "encoder=lstm,pooling=state,characters=false,masked=false",
+    "experiments/classification/stdlib_claims.py": "encoder=transformer",
+    "experiments/classification/stdlib_constructs.py": "encoder=bag",
+    "experiments/classification/stdlib_depth.py": "encoder=lstm",
+    "experiments/classification/stdlib_package.py": "encoder=transformer",
+    "experiments/classification/trec.py": "fine=true,encoder=bag,characters=false",
+    "experiments/finetune/distillation.py": "hidden=0.5",
+    "experiments/finetune/domain.py": "replay=0.3",
+    "experiments/finetune/long_context.py": "scaling=linear",
+    "experiments/finetune/minilm.py": "method=lora",
+    "experiments/finetune/preference.py": "loss=ipo",
+    "experiments/finetune/shakespeare.py": "method=houlsby",
+    "experiments/pretrain/gpt2.py": "size=gpt2-medium",
+    "experiments/pretrain/masked_lm.py": "size=bert-base",
+    "experiments/pretrain/prefix_lm.py": "prefix=causal",
+    "experiments/pretrain/shakespeare_char.py": "size=gpu",
+    "experiments/pretrain/span_corruption.py": "size=t5-v1.1-small",
+    "experiments/pretrain/stdlib.py": "size=small",
+    "experiments/question_answering/cmrc2018.py": "model=transformer",
+    "experiments/question_answering/squad.py": "model=recurrent,version=2",
+    "experiments/question_answering/stdlib_parameters.py": "model=bidaf,no_answer=true",
+    "experiments/retrieval/stdlib_docstring.py": "encoder=transformer",
+    "experiments/retrieval/tatoeba.py": "encoder=gru",
+    "experiments/schedules/compare.py": "schedule=constant",
+    "experiments/sequence_to_sequence/reverse.py": "sampling=0.25",
+    "experiments/tagging/ncbi_disease.py": "crf=false,characters=lstm",
+    "experiments/tagging/snips.py": "crf=false",
+    "experiments/tagging/stdlib_identifiers.py": "crf=false,characters=none",
+    "experiments/tagging/stdlib_joint.py": "crf=false",
+    "experiments/tagging/wnut17.py": "crf=false,characters=none",
+    "experiments/translation/multi30k.py": "model=bahdanau,text=tok,direction=en-de,beam=1",
+    "experiments/translation/tatoeba.py": "model=bahdanau",
+}

@@ -1,6 +1,7 @@
 """Every experiment says what was measured, builds, has its full size checked without memory, and can be trained at a small size.
 
-Two steps are really trained for one config of each task, the others have theirs traced; with `-m slow` all are trained.
+Two steps are really trained for one config of each task, the others have theirs traced; with `-m slow` all are trained. Configs that take
+arguments have a step of other arguments traced too.
 """
 
 import ast
@@ -41,6 +42,15 @@ TRAINED = {  # one for each task
     "experiments/tagging/ncbi_disease.py",
     "experiments/tagging/stdlib_joint.py",
 }
+RESOLVED = {  # other arguments of these are only made complete: to trace them needs a teacher's weights, or parses the library once more
+    "experiments/classification/stdlib_claims.py",
+    "experiments/classification/stdlib_constructs.py",
+    "experiments/classification/stdlib_depth.py",
+    "experiments/finetune/distillation.py",
+    "experiments/question_answering/stdlib_parameters.py",
+    "experiments/tagging/stdlib_identifiers.py",
+    "experiments/tagging/stdlib_joint.py",
+}
 MAKE_MESH = meshes.make_mesh  # as it is without `one_device`
 PACKAGES = ("asyncio/", "email/", "importlib/", "xml/", "unittest/")  # enough of the interpreter's library for every source made of it
 
@@ -70,11 +80,11 @@ def load(tmp_path_factory):
     """Path of an experiment -> (its complete config, the same at a small size), on small data where it reads a folder."""
 
     @functools.cache
-    def loaded(path):
+    def loaded(path, variant=""):
         folder = tmp_path_factory.mktemp("data")
         small_data.MAKERS.get(path, lambda folder: None)(folder)
         arguments = [f"data={folder}"] if path in small_data.MAKERS else []
-        arguments += [small_data.ARGUMENTS[path]] if path in small_data.ARGUMENTS else []
+        arguments += [text for text in (small_data.ARGUMENTS.get(path), variant) if text]
         config = config_lib.load(f"{path}:{','.join(arguments)}".rstrip(":"))
         return config, small_config.small(config, folder)
 
@@ -137,6 +147,29 @@ def test_small_size_traces_a_step_of_its_own_data(path, load, tmp_path):
     experiment = experiments.Experiment(config, tmp_path / "run", report=lambda line: None)
     evaluators = experiments.make_evaluators(experiment)
     assert config.checkpoint.metric.split("/")[0] in evaluators
+    batch = experiment.feed.batch(0)
+    metrics = jax.eval_shape(experiment.training_metrics, experiment.parameter_shapes, batch, jax.random.key(0), 0.5)
+    assert metrics["loss"][0].shape == metrics["loss"][1].shape == ()
+
+
+def test_every_argument_of_a_choice_has_a_variant():
+    def names(path):
+        return {
+            key for text in re.findall(r"parse_argument\(arg, (.+)\)", (ROOT / path).read_text()) for key in re.findall(r"(\w+)=", text)
+        }
+
+    assert {path for path in CONFIGS if names(path) - small_data.PATHS} == small_data.VARIANTS.keys() >= RESOLVED
+
+
+@pytest.mark.parametrize("path", small_data.VARIANTS)
+def test_other_arguments_trace_a_step(path, load, tmp_path):
+    """Other arguments than the default ones give another complete config, and the loss of a step is worked out by shapes."""
+    full, config = load(path, small_data.VARIANTS[path])
+    assert config_lib.to_json(full) != config_lib.to_json(load(path)[0])
+    if path in RESOLVED:
+        return
+    experiment = experiments.Experiment(config, tmp_path / "run", report=lambda line: None)
+    experiments.make_evaluators(experiment)
     batch = experiment.feed.batch(0)
     metrics = jax.eval_shape(experiment.training_metrics, experiment.parameter_shapes, batch, jax.random.key(0), 0.5)
     assert metrics["loss"][0].shape == metrics["loss"][1].shape == ()

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from decoder_lab.core import durations, fields, lookup, numbers
+from decoder_lab.core import calls, durations, fields, lookup, numbers
 from decoder_lab.core import values as typed
 from decoder_lab.core.axes import AXES
 from decoder_lab.core.errors import UserError, unknown
@@ -97,11 +97,16 @@ def _check_plugins(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> N
     wrong = "\n".join(problems)
     length = tree["sequence_length"][1] if not re.search(r"(?<![\w.])sequence_length:", wrong) else None
 
+    def right(path: str) -> bool:
+        return not re.search(rf"(?<![\w.]){re.escape(path)}[.:]", wrong.replace("--config.", ""))
+
     def walk(path: str, node: Any, kind: str) -> None:
         if not isinstance(node, dict) or "kw" not in node:  # an optional one that is not there, or one that could not be completed
             return
-        if not re.search(rf"(?<![\w.]){re.escape(path)}[.:]", wrong.replace("--config.", "")):
+        if right(path):
             problems.extend(f"{path}: {p}" for p in lookup.problems(kind, node["name"], node["kw"], length))
+            if kind == "task" and right("model") and "kw" in found["model"]:
+                problems.extend(f"{path}: {p}" for p in calls.problems(node, found["model"]))
         for key, field in lookup.fields(kind, node["name"]).items():
             if field.plugin:
                 walk(f"{path}.kw.{key}", node["kw"].get(key), field.plugin)

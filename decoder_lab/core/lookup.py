@@ -189,9 +189,14 @@ def numbers(kind: str, name: str) -> Any:
     return _read(kind, name)[4]
 
 
+def needs(kind: str, name: str) -> Any:
+    """Returns what a task's file says of keywords that its model must know, `needs`; None without it; see core/calls.py."""
+    return _read(kind, name)[5]
+
+
 @functools.cache
-def _read(kind: str, name: str) -> tuple[dict[str, Field], tuple[str, ...], dict, Any, Any]:
-    path, attribute = _location(kind, name)
+def _read(kind: str, name: str) -> tuple[dict[str, Field], tuple[str, ...], dict, Any, Any, Any]:
+    path, attribute = location(kind, name)
     tree = _parsed(path, f"{kind} {name}")
     node = next((n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == attribute), None)
     if node is None:
@@ -209,15 +214,16 @@ def _read(kind: str, name: str) -> tuple[dict[str, Field], tuple[str, ...], dict
         user, lab = _function_fields(node)
     if kind == "optimizer":
         user = {k: v for k, v in user.items() if k not in GIVEN_TO_OPTIMIZERS}
-        return user, tuple(lab), {}, _unsupported(name), None
+        return user, tuple(lab), {}, _unsupported(name), None, None
     if strange := [k for k in lab if k not in GIVEN[kind]]:
         given_names = ", ".join(GIVEN[kind]) or "nothing"
         raise UserError(
             f"{kind} {name}: {path} asks for {', '.join(strange)} without a default; a {kind} is given {given_names}. Give it a default."
         )
     tables, checks = (_said(homes, name) for name in ("VARIANTS", "problems"))
+    needed = _said(homes, "needs") if kind == "task" else None
     own = homes[:1]  # a class may give more numbers than the one that it inherits from
-    return user, tuple(lab), tables or {}, checks, _said(own, "numbers") or _said(own, "NUMBERS")
+    return user, tuple(lab), tables or {}, checks, _said(own, "numbers") or _said(own, "NUMBERS"), needed
 
 
 def _said(homes: list[tuple[pathlib.Path, ast.Module]], name: str) -> Any:
@@ -273,7 +279,8 @@ def _origins(prefix: str, name: str, tree: ast.Module, path: pathlib.Path) -> li
     return [(file, original) for file, original in found if file is not None]
 
 
-def _location(kind: str, name: str) -> tuple[pathlib.Path, str]:
+def location(kind: str, name: str) -> tuple[pathlib.Path, str]:
+    """Returns the file of a plug-in and the name of the object that it defines there."""
     folder, attribute = KINDS[kind]
     if "." in name:
         file = modules.source_of(name)

@@ -9,6 +9,7 @@ Memory.
 | Cho et al. 2014 | cell="gru", attention="none", context_input=True, output="deep" or "maxout" |
 | Bahdanau et al. 2014 | cell="gru", attention="additive", context_input=True, bridge="backward", output="maxout" |
 | Luong et al. 2015 | attention="dot" "general" or "concat", bridge="copy", output="luong", input_feeding=True; window for local attention |
+| any of these, multi-head | attention_heads, with attention="scaled_dot" as in Vaswani et al. 2017 |
 """
 
 from typing import Literal
@@ -29,7 +30,7 @@ from decoder_lab.ops import masks
 def problems(kw) -> list[str]:
     """Returns what is wrong with the fields taken together, one sentence each."""
     found = []
-    for name in ("width", "embedding_dim", "num_layers", "attention_dim", "readout_dim", "window"):
+    for name in ("width", "embedding_dim", "num_layers", "attention_dim", "attention_heads", "readout_dim", "window"):
         if kw[name] is not None and kw[name] < 1:
             found.append(f"{name} must be at least 1, got {kw[name]}")
     if not 0 <= kw["dropout"] < 1:
@@ -39,6 +40,14 @@ def problems(kw) -> list[str]:
             found.append('input_feeding feeds what attention read: with attention="none" use context_input')
         if kw["window"] is not None:
             found.append('window limits attention, and there is none with attention="none"')
+        if kw["attention_heads"] > 1:
+            found.append('attention_heads divide attention, and there is none with attention="none"')
+    elif not found:
+        projected = "width" if kw["attention_dim"] is None else "attention_dim"
+        divided = {"dot": {"width", projected}, "general": {"width"}}.get(kw["attention"], {projected})
+        for name in sorted(divided):
+            if kw[name] % kw["attention_heads"]:
+                found.append(f"{name} {kw[name]} is not divisible by attention_heads {kw['attention_heads']}")
     if kw["input_feeding"] and kw["output"] != "luong":
         found.append(f'input_feeding feeds the attentional hidden state of output="luong", got output="{kw["output"]}"')
     if kw["predict_centre"] and kw["window"] is None:
@@ -62,6 +71,7 @@ class Decoder(nn.Module):
     num_layers: int = 1
     attention: Literal["none", "additive", "dot", "general", "concat", "scaled_dot"] = "additive"
     attention_dim: int | None = None  # what queries and keys are projected to; None: width
+    attention_heads: int = 1  # several divide that between them, and project the values too (multi-head, Vaswani et al. 2017)
     window: int | None = None  # local attention: keys within this many of the target's position (Luong et al. 2015)
     predict_centre: bool = False  # of a predicted position instead, with a Gaussian (local-p)
     context_input: bool = False
@@ -91,6 +101,7 @@ class Decoder(nn.Module):
             num_layers=self.num_layers,
             kind=self.attention,
             num_units=self.attention_dim or self.width,
+            num_heads=self.attention_heads,
             window=self.window,
             predict_centre=self.predict_centre,
             context_input=self.context_input,

@@ -96,6 +96,10 @@ def problems(kw) -> list[str]:
             found.append(f"global_layers must be numbers from 0 to {kw['num_layers'] - 1}, got {kw['global_layers']}")
     if kw["local_rope_theta"] is not None and (kw["position"] != "rotary" or kw["window"] is None):
         found.append('local_rope_theta is for layers with a window and position="rotary"')
+    if kw["cross_window"] is not None and kw["cross_window"] < 1:
+        found.append(f"cross_window must be at least 1, got {kw['cross_window']}")
+    if kw["cross_predict_centre"] and kw["cross_window"] is None:
+        found.append("cross_predict_centre moves a window: set cross_window too")
     scaling = dict(kw["rope_scaling"] or {})
     if scaling:
         needed = {
@@ -166,8 +170,12 @@ class Decoder(nn.Module):
     out_bias: bool | None = None  # of attention's last map; None: use_bias
     logits_scale: float | None = None  # multiplies the last hidden states; T5 with tied embeddings has width ** -0.5
     logits_bias: bool = False
+    cross_window: int | None = None  # local attention to a memory: within this many of the token's own position (Luong et al. 2015)
+    cross_predict_centre: bool = False  # of a position that each head predicts instead, with a Gaussian (local-p)
 
     def setup(self):
+        if self.cross_window is not None and not self.reads_memory:
+            raise UserError("cross_window limits what is read of a memory; a decoder-only model reads none: use window, or leave it out.")
         stddev, dtype = self.init_stddev, self.dtype
         self.decoder = parts.make_stack(self, causal=True, cross_attention=True)
         self.token_embedding = parts.make_embedding(self, self.vocab_size)

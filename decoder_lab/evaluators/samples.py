@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 from decoder_lab.core.errors import UserError
+from decoder_lab.data import marks
 from decoder_lab.decoding.batches import stack
 from decoder_lab.decoding.generate import Generator
 from decoder_lab.decoding.settings import Sampling
@@ -18,8 +19,9 @@ class Evaluator:
 
     Attributes:
       context: given by the lab.
-      prompts: texts to go on from; "" begins after eos; without one after a line break; without that too after token 0. Of a task about
-        pairs they are sources; an empty one stands for the validation split's first items.
+      prompts: texts to go on from, which begin as in training with what the tokenizer puts before a text. "" begins after that alone;
+        without it after eos; without one after a line break; without that too after token 0. Of a task about pairs they are sources; an
+        empty one stands for the validation split's first items.
       num_tokens: tokens at most, a prompt.
       temperature: 0 is greedy.
       top_k: only the k most probable tokens; 0 is off.
@@ -59,14 +61,17 @@ class Evaluator:
             results = write([m["tokens"] for m in made], seed=self.context.seed, inputs=sources)
             joints = [" -> "] * len(made)
         else:
-            results = write([tokenizer.encode(p).tolist() if p else _beginning(tokenizer) for p in self.prompts], seed=self.context.seed)
+            results = write([_beginning(tokenizer, p) for p in self.prompts], seed=self.context.seed)
             joints = [""] * len(results)
         parts = enumerate(zip(prompts, joints, results, strict=True))
         return {str(i): prompt + joint + found[0].text for i, (prompt, joint, found) in parts}
 
 
-def _beginning(tokenizer: Any) -> list[int]:
-    """Returns the ids that a new text is written after: a context needs at least one."""
+def _beginning(tokenizer: Any, prompt: str = "") -> list[int]:
+    """Returns the ids that a text is written after: a context needs at least one."""
+    ids = [*marks.around(tokenizer)[0].tolist(), *(tokenizer.encode(prompt).tolist() if prompt else ())]
+    if ids:
+        return ids
     if tokenizer.eos_id is not None:
         return [tokenizer.eos_id]
     try:

@@ -67,6 +67,7 @@ class AttentiveRecurrent(nn.Module):
     num_layers: int
     kind: Literal["none", "additive", "dot", "general", "concat", "scaled_dot"]
     num_units: int
+    num_heads: int
     window: int | None
     predict_centre: bool
     context_input: bool
@@ -86,7 +87,7 @@ class AttentiveRecurrent(nn.Module):
         self.between = [TimeDropout(self.dropout, self.variational) for _ in range(self.num_layers - 1)]
         if self.kind != "none":
             units = self.width if self.kind == "general" else self.num_units
-            self.attention = Alignment(self.kind, units, self.window, self.predict_centre, self.dtype)
+            self.attention = Alignment(self.kind, units, self.window, self.predict_centre, self.dtype, self.num_heads)
         if self.attentional_dim is not None:
             self.attentional = Weights(self.attentional_dim, use_bias=False)
 
@@ -98,6 +99,7 @@ class AttentiveRecurrent(nn.Module):
         prepared = {"start": self.start(memory)}
         if self.kind != "none":
             prepared["keys"] = self.attention.prepare(values_BSD)
+            memory = memory.replace(values_BSD=self.attention.prepare_values(values_BSD))
             if self.window is not None:
                 prepared["positions"] = alignment.positions(memory.segments_BS)
         elif self.context_input:
@@ -185,12 +187,12 @@ class AttentiveRecurrent(nn.Module):
             xs["start"] = start
         ones = jnp.ones((length, batch, self.width), jnp.float32)
         xs["dropout"] = tuple(drop(ones, deterministic) for drop in self.between) if self.dropout and not deterministic else ()
-        attend = attend_fn(self.kind, self.window, self.predict_centre, self.dtype)
+        attend = attend_fn(self.kind, self.window, self.predict_centre, self.dtype, self.num_heads)
         step = functools.partial(_step, self.cell, attend, self.context_input, self.attentional_dim is not None)
         (states, feed), (state, context, attentional, weights) = ops.scan(
             step, self.dtype, False, kernels, addends, constants, (states, feed), xs
         )
-        self.attention.record(weights.transpose(1, 0, 2))
+        self.attention.record(weights.transpose(1, 2, 0, 3))
         # of what is read out only the last part is a place: inside the scan no module can be called
         state, attentional = (self.outputs[-1](state), None) if attentional is None else (state, self.outputs[-1](attentional))
         outputs = (None if x is None else x.transpose(1, 0, 2).astype(self.dtype) for x in (state, context, attentional))
@@ -198,13 +200,13 @@ class AttentiveRecurrent(nn.Module):
 
 
 def _step(cell: ops.Kind, attend, context_input: bool, attentional: bool, dense, constants, carry, x):
-    """One time step: (states, feed) -> (states, feed), (h, context, attentional hidden state, weights_BS)."""
+    """One time step: (states, feed) -> (states, feed), (h, context, attentional hidden state, weights_BNS)."""
     old_states, old_feed = carry
     states = tuple(begin(x, state, x["start"][i] if "start" in x else None) for i, state in enumerate(old_states))
     feed = None if old_feed is None else begin(x, (old_feed,), None)[0]
 
     def read(h_BW):
-        context_B1C, weights_B1S = attend(
+        context_B1C, weights_BN1S = attend(
             lambda name, q_B1W: dense(f"attention_{name}", q_B1W[:, 0])[:, None],
             constants["vectors"],
             h_BW[:, None],
@@ -214,7 +216,7 @@ def _step(cell: ops.Kind, attend, context_input: bool, attentional: bool, dense,
             x["position"][:, None],
             constants.get("positions"),
         )
-        return context_B1C[:, 0].astype(jnp.float32), weights_B1S[:, 0]
+        return context_B1C[:, 0].astype(jnp.float32), weights_BN1S[:, :, 0]
 
     context = weights = None
     if context_input:  # the state before this token asks (Bahdanau), else the state after it (Luong)

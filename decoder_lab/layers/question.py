@@ -41,6 +41,9 @@ class AttentionFlow(nn.Module):
 
     u~ is the question as each context token sees it, h~ the context as its tokens that the question asks for most. The similarity
     w . [h; u; h * u] is worked out as w1 . h + w2 . u + (w3 * h) . u: memory is O(B S Q), not O(B S Q D).
+
+    The float32 weights of both are sown as "to_question" [B, 1, S, Q] and "to_context" [B, 1, 1, S] where the collection "attention" is
+    mutable.
     """
 
     dtype: jnp.dtype = jnp.float32
@@ -54,9 +57,12 @@ class AttentionFlow(nn.Module):
         of_u_BQ = jnp.einsum("BQD,D->BQ", u_BQD, weights_3D[1], preferred_element_type=jnp.float32)
         both_BSQ = jnp.einsum("BSD,BQD->BSQ", h_BSD * weights_3D[2][None, None], u_BQD, preferred_element_type=jnp.float32)
         similarity_BSQ = both_BSQ + of_h_BS[:, :, None] + of_u_BQ[:, None]
-        to_question_BSQ = masks.softmax(similarity_BSQ, question_BQ[:, None]).astype(self.dtype)
-        asked_BSD = jnp.einsum("BSQ,BQD->BSD", to_question_BSQ, u_BQD)
+        to_question_BSQ = masks.softmax(similarity_BSQ, question_BQ[:, None])
+        asked_BSD = jnp.einsum("BSQ,BQD->BSD", to_question_BSQ.astype(self.dtype), u_BQD)
         most_BS = jnp.max(jnp.where(question_BQ[:, None], similarity_BSQ, masks.MASKED), axis=2)
-        to_context_BS = masks.softmax(most_BS, context_BS).astype(self.dtype)
-        asked_for_BD = jnp.einsum("BS,BSD->BD", to_context_BS, h_BSD)
+        to_context_BS = masks.softmax(most_BS, context_BS)
+        asked_for_BD = jnp.einsum("BS,BSD->BD", to_context_BS.astype(self.dtype), h_BSD)
+        if self.is_mutable_collection("attention") and not self.is_initializing():
+            self.sow("attention", "to_question", to_question_BSQ[:, None])
+            self.sow("attention", "to_context", to_context_BS[:, None, None])
         return jnp.concatenate([h_BSD, asked_BSD, h_BSD * asked_BSD, h_BSD * asked_for_BD[:, None]], axis=-1)

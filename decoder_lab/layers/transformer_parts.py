@@ -74,7 +74,10 @@ def make_block(fields: Any, window: int | None, *, causal: bool, cross_attention
         dtype=dtype,
     )
     attention = functools.partial(Attention, **shared, window=window, causal=causal)
-    cross = functools.partial(CrossAttention, fields.width, **shared) if cross_attention else None
+    cross = None
+    if cross_attention:
+        local = dict(window=fields.cross_window, predict_centre=fields.cross_predict_centre)
+        cross = functools.partial(CrossAttention, fields.width, **shared, **local)
     mlp = functools.partial(Mlp, mlp_dim(fields), fields.mlp, fields.use_bias, stddev, out_stddev, dtype)
     if fields.num_experts:
         routing = fields.num_experts, fields.experts_per_token, fields.mlp, fields.expert_capacity, fields.expert_balance, fields.expert_z

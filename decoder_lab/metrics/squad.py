@@ -2,8 +2,9 @@
 
 SQuAD: lower case, no punctuation of ASCII, no articles, single spaces; F1 of the bags of words; the best of all reference answers. In 2.0 a
 question without answer has the one answer "". CMRC 2018: lower case, some punctuation taken out; every Chinese character is a token, what
-stands between them is split into words; F1 from the longest common run of tokens. The script splits words with nltk's word_tokenize; here
-its main rules: blanks part words, punctuation stands alone, but for commas in numbers and full stops within. Contractions stay whole.
+stands between them is split into words; F1 from the longest common run of tokens. The script splits words with nltk's word_tokenize;
+`treebank` has its rules, but takes what stands between Chinese characters for one sentence: in an answer of several English sentences the
+full stops inside stay with their words.
 """
 
 import collections
@@ -12,17 +13,15 @@ import string
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from decoder_lab.metrics import treebank
+
 Rules = Literal["squad", "squad2", "cmrc2018"]
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _CMRC_PUNCTUATION = "-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』"
 _NO_CMRC_PUNCTUATION = str.maketrans("", "", _CMRC_PUNCTUATION)
-_CHINESE = "\u4e00-\u9fa5"
-_APART = r'–—;@#$%&?!()\[\]{}<>"'
-_CMRC_TOKENS = re.compile(
-    rf"[{_CHINESE}]|[{_APART}]|,(?!\d)|\.(?![^{_CHINESE}])|(?:[^\s{_CHINESE}{_APART},.]|,(?=\d)|\.(?=[^{_CHINESE}]))+"
-)
+_CHINESE = re.compile("([\u4e00-\u9fa5])")
 
 
 def normalized(text: str) -> str:
@@ -50,8 +49,13 @@ def cmrc_exact_match(reference: str, answer: str) -> float:
 
 def cmrc_f1(reference: str, answer: str) -> float:
     """Returns the F1 of the longest run of tokens that both share."""
-    gold, ours = (_CMRC_TOKENS.findall(text.lower().translate(_NO_CMRC_PUNCTUATION)) for text in (reference, answer))
+    gold, ours = _cmrc_tokens(reference), _cmrc_tokens(answer)
     return _harmonic(_longest_common_run(gold, ours), len(gold), len(ours))
+
+
+def _cmrc_tokens(text: str) -> list[str]:
+    parts = _CHINESE.split(text.lower().strip().translate(_NO_CMRC_PUNCTUATION))  # every second one is a Chinese character
+    return [token for i, part in enumerate(parts) for token in ([part] if i % 2 else treebank.words(part))]
 
 
 def _harmonic(common: int, num_gold: int, num_ours: int) -> float:

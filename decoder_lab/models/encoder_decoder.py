@@ -4,13 +4,14 @@ Reads from a batch: "source", "source_segments" int32 [B, S] (segment 0 is paddi
 """
 
 import dataclasses
+import inspect
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from decoder_lab.core import flops, lookup
+from decoder_lab.core import calls, flops, lookup
 from decoder_lab.core.errors import UserError
 from decoder_lab.core.lookup import Plugin
 from decoder_lab.layers.embedding import Embedding
@@ -223,8 +224,9 @@ class Model(nn.Module):
     ):
         """Returns (logits_BTV float32, or hidden_BTD for `unembed`; cache), given the source or the memory that `encode` made of it.
 
-        `more` are keywords that only some decoders know, such as `sampling_rate`.
+        `more` are keywords that only some decoders know, such as `sampling_rate`. Errors: UserError for one that this decoder does not.
         """
+        self._must_know(more)
         if (memory is None) == (source_BS is None):
             raise ValueError("an encoder-decoder reads source_BS, or the memory of it: expected one of the two")
         if memory is None:
@@ -240,6 +242,13 @@ class Model(nn.Module):
             return_hidden=return_hidden,
             **more,
         )
+
+    @nn.nowrap
+    def _must_know(self, more: Any) -> None:
+        known = inspect.signature(type(self._decoder).__call__).parameters
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
+        for keyword in () if takes_any else sorted(set(more) - set(known)):
+            raise UserError(f"model encoder_decoder: {calls.refusal('decoder', lookup.part(self.decoder)[0], keyword)}")
 
     def unembed(self, hidden_BTD: jax.Array) -> jax.Array:
         """Returns float32 logits_BTV of the hidden states that `return_hidden` gives."""

@@ -50,7 +50,7 @@ def scaled_dot(q: jax.Array, k: jax.Array) -> jax.Array:
 
 
 def local_window(centre_BT: jax.Array, k_positions_BS: jax.Array, half_width: int) -> jax.Array:
-    """Returns mask_BTS of the keys within `half_width` of the centre: D of Luong et al. 2015, section 3.2, [p - D, p + D].
+    """Returns mask_BTS (mask_BNTS of centre_BNT) of the keys within `half_width` of the centre: D of Luong et al. 2015, section 3.2.
 
     local-m: the centre is the query's own position; local-p: it is `predicted_centre`, and the weights are multiplied by `gaussian`.
     """
@@ -58,12 +58,16 @@ def local_window(centre_BT: jax.Array, k_positions_BS: jax.Array, half_width: in
 
 
 def predicted_centre(logits_BT: jax.Array, lengths_BT: jax.Array) -> jax.Array:
-    """Returns p = S sigmoid(logit), float32 (Luong et al. 2015, equation 9); S is the number of keys that the query may see."""
-    return lengths_BT.astype(jnp.float32) * jax.nn.sigmoid(logits_BT.astype(jnp.float32))
+    """Returns p = S sigmoid(logit), float32 (Luong et al. 2015, equation 9); S is the number of keys that the query may see.
+
+    By heads of logits_BNT, with lengths_BT or lengths_B1T.
+    """
+    lengths = lengths_BT if lengths_BT.ndim == logits_BT.ndim else lengths_BT[:, None]
+    return lengths.astype(jnp.float32) * jax.nn.sigmoid(logits_BT.astype(jnp.float32))
 
 
 def gaussian(centre_BT: jax.Array, k_positions_BS: jax.Array, half_width: int) -> jax.Array:
-    """Returns exp(-(s - p)^2 / (2 (D / 2)^2)), float32 BTS (Luong et al. 2015, equation 10)."""
+    """Returns exp(-(s - p)^2 / (2 (D / 2)^2)), float32 BTS, or BNTS of centre_BNT (Luong et al. 2015, equation 10)."""
     return jnp.exp(-2.0 * jnp.square(_distance(centre_BT, k_positions_BS) / half_width))
 
 
@@ -75,4 +79,5 @@ def positions(segments_BS: jax.Array) -> jax.Array:
 
 
 def _distance(centre_BT, k_positions_BS):
-    return k_positions_BS.astype(jnp.float32)[:, None, :] - centre_BT.astype(jnp.float32)[:, :, None]
+    k_positions = jnp.expand_dims(k_positions_BS.astype(jnp.float32), tuple(range(1, centre_BT.ndim)))
+    return k_positions - centre_BT.astype(jnp.float32)[..., None]

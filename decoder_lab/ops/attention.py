@@ -89,7 +89,8 @@ class _Rules:
     @property
     def may_be_blind(self) -> bool:
         """Whether a query with nothing to attend is possible: never under row causality alone, where each sees itself."""
-        return self.q_segments_BT is not None or self.causal == "positions"
+        past_all_keys = self.causal is None and self.window is not None  # a window whose keys there are none of
+        return self.q_segments_BT is not None or self.causal == "positions" or past_all_keys
 
     @property
     def beyond_segments(self) -> bool:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from decoder_lab.core.errors import UserError
+from decoder_lab.data import marks
 from decoder_lab.decoding import attention_weights
 from decoder_lab.decoding.batches import most_tokens, stack
 from decoder_lab.decoding.generate import Generator
@@ -63,7 +64,8 @@ def _asked(model: Any, task: Any, tokenizer: Any, prompt: str, target: str | Non
     elif hasattr(model, "encode"):
         raise UserError("this model reads a source, and its task does not say what a source and its target are: there is none to look at.")
     else:
-        made = {"tokens": tokenizer.encode(prompt).tolist(), "inputs": None}
+        start = marks.around(tokenizer)[0].tolist() if prompt or target else []  # as every text began in training
+        made = {"tokens": [*start, *tokenizer.encode(prompt).tolist()], "inputs": None}
     ids = None if target is None else tokenizer.encode(target).tolist()
     if not made["tokens"] and not ids:
         raise UserError("--prompt: there is no text to look at: give one.")

@@ -229,13 +229,14 @@ def _joined(task: Task, raw: dict) -> tuple[np.ndarray, np.ndarray, int]:
     What the tokenizer puts around them (`start_ids`, `middle_ids`, `end_ids`, such as [CLS] and [SEP]) stands there.
     """
     first, start, end = task.tokenizer.encode(_text(raw, task.text_field)), *marks.around(task.tokenizer)
-    room = task.length - len(start) - len(end)
+    room = task.length - len(start) - len(end) - (len(_middle(task.tokenizer)) if task.pairs != "none" else 0)
+    if room < 1:
+        raise UserError(f"task: sequence_length={task.length} has no room for a token between the tokenizer's marks: raise it.")
     if task.pairs == "none":
         tokens, whole = np.concatenate([start, _part(first, room, task.keep), end]), len(first) + task.length - room
         types = np.zeros(len(tokens), np.int32)
     else:
         second, middle = task.tokenizer.encode(_text(raw, task.pair_field)), _middle(task.tokenizer)
-        room -= len(middle)
         whole, sizes = len(first) + len(second) + task.length - room, _shares(len(first), len(second), room)
         parts = [_part(x, size, task.keep) for x, size in zip((first, second), sizes, strict=True)]
         tokens = np.concatenate([start, parts[0], middle, parts[1], end])

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from decoder_lab.data import marks
 from decoder_lab.ops import cross_entropy
 
 NUMBERS = ("loss", "accuracy", "perplexity", "bits_per_byte")  # of evaluation
@@ -35,13 +36,13 @@ class Task:
     text_field: str = "text"
 
     def example(self, raw: dict) -> dict[str, np.ndarray]:
-        """Raw example -> {"tokens": int32 [T]}, with what the tokenizer puts before a text."""
-        before = np.array(getattr(self.tokenizer, "start_ids", ()), np.int32)
-        return {"tokens": np.concatenate([before, self.tokenizer.encode(raw[self.text_field])]).astype(np.int32)}
+        """Raw example -> {"tokens": int32 [T]}, with what the tokenizer puts around a text, less the end of text that the lab writes."""
+        return {"tokens": marks.document(self.tokenizer, self.tokenizer.encode(raw[self.text_field]))}
 
     def fingerprint(self) -> str:
         """Changes with whatever changes `example`."""
-        return f"language_modeling 1 {self.text_field}"
+        after = marks.closing(self.tokenizer).tolist()
+        return f"language_modeling 1 {self.text_field}" + (f" {after}" if after else "")
 
     def dummy(self) -> dict[str, np.ndarray]:
         """The smallest batch that `forward` reads."""

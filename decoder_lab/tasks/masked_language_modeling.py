@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from decoder_lab.core.errors import UserError
+from decoder_lab.data import marks
 from decoder_lab.ops import corruption, cross_entropy
 
 NUMBERS = ("loss", "accuracy", "perplexity")  # of evaluation
@@ -35,7 +36,8 @@ class Task:
     """15% of the tokens are to be predicted: 80% of them are shown as the mask token, 10% as a random one, 10% as they are.
 
     What is hidden is drawn anew at every step of training; in evaluation it follows from the row, so that every evaluation, with every
-    batch size, is the same. Padding, the end of a text and `special_ids` are never chosen.
+    batch size, is the same. Padding, the end of a text, what the tokenizer puts around a text and `special_ids` are
+    never chosen.
 
     Attributes:
       tokenizer: given by the lab.
@@ -64,13 +66,13 @@ class Task:
         return {"vocab_size": size, "source_vocab_size": size}
 
     def example(self, raw: dict) -> dict[str, np.ndarray]:
-        """Raw example -> {"tokens": int32 [T]}, with what the tokenizer puts before a text."""
-        before = np.array(getattr(self.tokenizer, "start_ids", ()), np.int32)
-        return {"tokens": np.concatenate([before, self.tokenizer.encode(raw[self.text_field])]).astype(np.int32)}
+        """Raw example -> {"tokens": int32 [T]}, with what the tokenizer puts around a text, less the end of text that the lab writes."""
+        return {"tokens": marks.document(self.tokenizer, self.tokenizer.encode(raw[self.text_field]))}
 
     def fingerprint(self) -> str:
         """Changes with whatever changes `example`."""
-        return f"masked_language_modeling 1 {self.text_field}"
+        after = marks.closing(self.tokenizer).tolist()
+        return f"masked_language_modeling 1 {self.text_field}" + (f" {after}" if after else "")
 
     def dummy(self) -> dict[str, np.ndarray]:
         """The smallest batch that `forward` reads."""
@@ -87,7 +89,8 @@ class Task:
         eligible_BT = corruption.real_places(batch.get("segments"), batch["weights"])
         vocab_size = self.tokenizer.vocab_size
         mask_id = vocab_size if self.mask_id is None else self.mask_id
-        for special in (*self.special_ids, mask_id, self.tokenizer.eos_id):
+        around = np.concatenate(marks.around(self.tokenizer)).tolist()
+        for special in dict.fromkeys((*self.special_ids, *around, mask_id, self.tokenizer.eos_id)):
             if special is not None:
                 eligible_BT &= tokens_BT != special
         shares = dict(rate=self.rate, mask_share=self.mask_share, random_share=self.random_share)

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from decoder_lab.core.errors import UserError
+from decoder_lab.data import marks
 from decoder_lab.ops import cross_entropy
 
 NUMBERS = ("loss", "accuracy", "perplexity")  # of evaluation
@@ -51,7 +52,8 @@ class Task:
       length: given by the lab: longest row in tokens.
       bidirectional_prefix: the tokens of the source see each other in both directions (Raffel et al. 2020, section 3.2.1); False: a
         language model that is asked for the target only. Generation follows it.
-      max_source_length: longest source; None is what the longest target leaves of the row.
+      max_source_length: longest source, with what the tokenizer puts before a text (`start_ids`); None is what the longest target leaves of
+        the row.
       max_target_length: longest target, its eos included; None is half of the row.
       too_long: "truncate" keeps the beginnings (a target that was cut has no eos, as its text goes on), "drop" leaves the pair out.
       label_smoothing: mass spread evenly over all V classes while training.
@@ -90,7 +92,7 @@ class Task:
     def example(self, raw: dict) -> dict[str, np.ndarray] | list:
         """Raw pair -> the features of one example; [] where it is too long and `too_long` is "drop"."""
         eos = self.tokenizer.eos_id
-        source, target = self.tokenizer.encode(_field(raw, "source")), np.append(self.tokenizer.encode(_field(raw, "target")), eos)
+        source, target = self._source(raw), np.append(self.tokenizer.encode(_field(raw, "target")), eos)
         for side, got, most in zip(("source", "target"), (source, target), self._most, strict=True):
             if len(got) > most:
                 done = "left out as too long" if self.too_long == "drop" else "cut"
@@ -111,17 +113,22 @@ class Task:
 
     def prompt(self, raw: dict) -> dict:
         """Raw item with a source -> what the model continues: the source and the eos that begins a target."""
-        source = self.tokenizer.encode(_field(raw, "source"))[: self._most[0]]
-        return {"tokens": [*np.asarray(source).tolist(), self.tokenizer.eos_id], "inputs": None}
+        return {"tokens": [*self._source(raw)[: self._most[0]].tolist(), self.tokenizer.eos_id], "inputs": None}
+
+    def _source(self, raw: dict) -> np.ndarray:
+        """Returns the whole source, int32 [S], with what the tokenizer puts before a text; what ends one is the eos that follows."""
+        before, _ = marks.around(self.tokenizer)
+        return np.concatenate([before, self.tokenizer.encode(_field(raw, "source"))]).astype(np.int32)
 
     def extent(self, raw: dict) -> tuple[int, int]:
         """Returns a source's tokens, 0 where it is blank, and how many of them the model does not see."""
-        size = len(self.tokenizer.encode(_field(raw, "source")))
+        size = len(self._source(raw))
         return (size if raw["source"].strip() else 0), max(0, size - self._most[0])
 
     def fingerprint(self) -> str:
         """Changes with whatever changes `example`."""
-        return f"prefix_language_modeling 1 {self._most} {self.too_long}"
+        before = marks.around(self.tokenizer)[0].tolist()
+        return f"prefix_language_modeling 1 {self._most} {self.too_long}" + (f" {before}" if before else "")
 
     def dummy(self) -> dict[str, np.ndarray]:
         """The smallest batch that `forward` reads."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from decoder_lab.core.errors import UserError
+from decoder_lab.data import marks
 from decoder_lab.ops.cross_entropy import Sums, cross_entropy
 
 NUMBERS = ("loss", "accuracy")  # of evaluation
@@ -69,12 +70,14 @@ class Task:
         return (0 if blank else sum(size for size, _ in sizes)), sum(max(0, size - room) for size, room in sizes)
 
     def _room(self, tokenizer: Any) -> int:
-        return self.length - sum(len(getattr(tokenizer, name, ())) for name in ("start_ids", "end_ids"))
+        room = self.length - sum(map(len, marks.around(tokenizer)))
+        if room < 1:
+            raise UserError(f"retrieval: sequence_length={self.length} has no room for a token between the tokenizer's marks: raise it.")
+        return room
 
     def _cut(self, side: str, tokens_T: np.ndarray) -> np.ndarray:
         tokenizer = self.source_tokenizer if side == "source" else self.tokenizer
-        start, end = (np.array(getattr(tokenizer, name, ()), np.int32) for name in ("start_ids", "end_ids"))
-        room = self._room(tokenizer)
+        (start, end), room = marks.around(tokenizer), self._room(tokenizer)
         if len(tokens_T) > room:
             what = f"{side}s of more than {self.length} tokens (sequence_length) cut"
             self.counts[what] = self.counts.get(what, 0) + 1

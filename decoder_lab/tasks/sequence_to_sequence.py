@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from decoder_lab.core.errors import UserError
+from decoder_lab.data import marks
 from decoder_lab.ops import cross_entropy
 
 NUMBERS = ("loss", "accuracy", "perplexity")  # of evaluation
@@ -44,6 +45,11 @@ def problems(kw, length) -> list[str]:
     return found
 
 
+def needs(kw) -> dict[str, str]:
+    """What only some decoders know, and the setting that hands it to them."""
+    return {} if kw["scheduled_sampling"] == "none" else {"sampling_rate": f'scheduled_sampling="{kw["scheduled_sampling"]}"'}
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Any encoder-decoder model on pairs of texts.
@@ -59,7 +65,8 @@ class Task:
       sampling_rate: what that share is multiplied by: its value at the end.
       max_source_length: longest source, its eos included; None is `length`.
       max_target_length: longest target, its eos included; None is `length`.
-      source_eos: whether a source ends with eos too. What the tokenizer puts before a text (`start_ids`) stands before it in any case.
+      source_eos: whether a source ends as the tokenizer ends a text: with its `end_ids`, such as [SEP], or else with eos. What it puts
+        before a text (`start_ids`) stands before it in any case.
       start_ids: what the decoder reads before a target; (): eos. T5 and Marian begin after padding, BART after eos and its own beginning.
       loss_chunk: time steps whose logits are held at once; 0 holds [B,T,V] whole.
       too_long: "truncate" keeps the beginning (of a source with its eos; a target that was cut has none, as its text goes on), "drop"
@@ -87,7 +94,7 @@ class Task:
         lacking = [
             name
             for name, tokenizer in (("tokenizer", self.tokenizer), ("source_tokenizer", self.source_tokenizer if self.source_eos else None))
-            if tokenizer is not None and tokenizer.eos_id is None
+            if tokenizer is not None and tokenizer.eos_id is None and (name == "tokenizer" or not len(marks.around(tokenizer)[1]))
         ]
         if lacking:
             raise UserError(
@@ -145,20 +152,33 @@ class Task:
 
     def _source(self, raw: dict) -> np.ndarray:
         """Returns the whole source, int32 [S]."""
-        before = np.array(getattr(self.source_tokenizer, "start_ids", ()), np.int32)
-        source = np.concatenate([before, self.source_tokenizer.encode(_field(raw, "source"))])
-        return np.append(source, self.source_tokenizer.eos_id).astype(np.int32) if self.source_eos else np.asarray(source, np.int32)
+        before, _ = marks.around(self.source_tokenizer)
+        return np.concatenate([before, self.source_tokenizer.encode(_field(raw, "source")), self._source_end()]).astype(np.int32)
+
+    def _source_end(self) -> list[int]:
+        """Returns what ends a source."""
+        if not self.source_eos:
+            return []
+        return marks.around(self.source_tokenizer)[1].tolist() or [self.source_tokenizer.eos_id]
 
     def _cut(self, source: np.ndarray) -> np.ndarray:
         most = self.max_source_length or self.length
         if len(source) <= most:
             return source
-        return np.append(source[: most - 1], source[-1]) if self.source_eos else source[:most]
+        end = self._source_end()
+        return np.concatenate([source[: most - len(end)], end]).astype(np.int32)
 
     def fingerprint(self) -> str:
         """Changes with whatever changes `example`."""
         sizes = f"{self.max_source_length or self.length} {self.max_target_length or self.length}"
-        return f"sequence_to_sequence 1 {sizes} {self.source_eos} {self.too_long}" + (f" {self.start_ids}" if self.start_ids else "")
+        return f"sequence_to_sequence 1 {sizes} {self.source_eos} {self.too_long}" + "".join(
+            f" {x}" for x in (self.start_ids, self._unlike_eos()) if x
+        )
+
+    def _unlike_eos(self) -> tuple[int, ...]:
+        """Returns what ends a source where it is not the tokenizer's eos."""
+        end = tuple(self._source_end())
+        return () if end in ((), (self.source_tokenizer.eos_id,)) else end
 
     def dummy(self) -> dict[str, np.ndarray]:
         """The smallest batch that `forward` reads."""

@@ -2,12 +2,15 @@
 
   python -m decoder_lab.main --config=experiments/question_answering/stdlib_parameters.py --workdir=runs/parameters
 
-Contexts and answers come from the running interpreter's library and its parser, split by file. Arguments: model=bidaf|span.
+Contexts and answers come from the running interpreter's library and its parser, split by file. Arguments: model=span|bidaf,
+no_answer=true: of each fourth function a default value is asked for that no parameter has, and answers are scored by the rules of SQuAD
+2.0, where the model says "" once it finds "not here" likelier than its best span.
 
-| model | hardware | time | expected (exact match) | measured on 512 held-out questions: best and last of 4 evaluations (seed 0) |
-|---|---|---|---|---|
-| span | 2 CPU cores, shared | 4 min | far above the untrained model's 7.0 | 90.8, 90.0 |
-| bidaf | 2 CPU cores | - | - | not measured |
+| model | no_answer | hardware | time | expected (exact match) | measured on 512 held-out questions: best, last of 4 evaluations (seed 0) |
+|---|---|---|---|---|---|
+| span | false | 2 CPU cores, shared | 4 min | far above the untrained model's 7.0 | 90.8, 90.0 |
+| span | true | 2 CPU cores | - | - | not measured |
+| bidaf | false | 2 CPU cores | - | - | not measured |
 """
 
 from ml_collections import ConfigDict
@@ -16,10 +19,10 @@ from decoder_lab.core.config import parse_argument
 
 
 def get_config(arg=""):
-    arg = parse_argument(arg, model=("span", "bidaf"))
+    arg = parse_argument(arg, model=("span", "bidaf"), no_answer=False)
     config = ConfigDict()
     config.data = dict(
-        source=dict(name="python_parameters", kw={}),
+        source=dict(name="python_parameters", kw=dict(no_answer=arg.no_answer)),
         tokenizer=dict(name="word", kw=dict(min_count=3)),
         packing=dict(name="buckets", kw=dict(by="examples", num_buckets=4)),
     )
@@ -36,9 +39,10 @@ def get_config(arg=""):
     config.weight_decay = 0.0
     config.optimizer = dict(name="adam", kw=dict(b2=0.99))
     config.schedule = dict(name="cosine", kw=dict(warmup="5%", floor=0.0))
+    rules = dict(rules="squad2", no_answer_threshold=0.0) if arg.no_answer else dict(rules="squad")
     config.evaluators = dict(
         val=dict(name="mean", every="25%", kw=dict(split="validation", limit=512, batch_size=32)),
-        answers=dict(name="question_answering", every="25%", kw=dict(split="validation", limit=512, batch_size=32)),
+        answers=dict(name="question_answering", every="25%", kw=dict(split="validation", limit=512, batch_size=32, **rules)),
     )
     config.checkpoint = dict(every="25%", keep=1, metric="answers/exact_match", mode="max")
     return config

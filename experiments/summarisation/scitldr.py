@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from decoder_lab.core.config import parse_argument
 
-SIZES = dict(num_layers=3, num_heads=4, width=256, mlp_dim=1024, mlp="relu", position="sinusoidal", scale_embeddings=True, dropout=0.3)
+SIZES = dict(num_layers=2, num_heads=4, width=128, mlp_dim=512, mlp="relu", position="sinusoidal", scale_embeddings=True, dropout=0.3)
 
 
 def get_config(arg=""):
@@ -36,10 +36,10 @@ def get_config(arg=""):
     config.task = dict(name="sequence_to_sequence", kw=dict(label_smoothing=0.1, max_target_length=64))
     encoder, decoder = (dict(name="transformer", kw=dict(SIZES)) for _ in range(2))
     config.model = dict(name="encoder_decoder", kw=dict(encoder=encoder, decoder=decoder, share_embeddings=True))
-    config.total_steps = 2000
+    config.total_steps = 600
     config.batch_size = 16
     config.sequence_length = 384
-    config.lr = 1e-3
+    config.lr = 2e-3
     config.weight_decay = 0.1
     config.optimizer = dict(name="adamw", kw=dict(b2=0.98))
     config.schedule = dict(name="cosine", kw=dict(warmup="5%"))

@@ -80,7 +80,9 @@ def get_config(arg=""):
         beam=dict(
             name="generation",
             every="0",
-            kw=dict(split="test", num_tokens=96, name="test-beam", beam_size=arg.beam, length_penalty=0.6, **scores),
+            kw=dict(
+                split="test", num_tokens=96, name="test-beam", beam_size=arg.beam, length_penalty=0.6 if arg.beam > 1 else 0.0, **scores
+            ),
         ),
     )
     config.checkpoint = dict(every="20%", metric=f"text/{key}", mode="max")

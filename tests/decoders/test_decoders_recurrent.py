@@ -21,8 +21,10 @@ FLAVOURS = {
     "cho": dict(cell="gru", attention="none", context_input=True, output="deep"),
     "bahdanau": dict(cell="gru", attention="additive", attention_dim=5, context_input=True, bridge="backward", output="maxout"),
     "luong": dict(attention="general", input_feeding=True, num_layers=2),
-    "concat": dict(attention="concat", cell="gru", bridge="zero"),
-    "scaled": dict(attention="scaled_dot", context_input=True, input_feeding=True, readout_dim=6, window=2, predict_centre=True),
+    "concat": dict(attention="concat", cell="gru", bridge="zero", attention_dim=6, attention_heads=2),
+    "scaled": dict(
+        attention="scaled_dot", context_input=True, input_feeding=True, readout_dim=6, window=2, predict_centre=True, attention_heads=2
+    ),
     "dot": dict(attention="dot", bridge="copy", window=1, tie_embeddings=True),
 }
 ENCODERS = {
@@ -203,7 +205,7 @@ def test_an_empty_source_row_is_finite_and_so_are_its_gradients(flavour):
 
 @pytest.mark.parametrize("flavour", ["bahdanau", "concat"])
 def test_attention_weights_on_demand(flavour):
-    """The same from all at once and one token at a time: [B, 1, T, S], sums of 1, nothing at padding."""
+    """The same from all at once and one token at a time: [B, N, T, S], sums of 1, nothing at padding."""
     _, decoder, params = made(flavour)
     memory = compiled(flavour)[1](params, SOURCE, jnp.asarray([[1] * S, [1, 1, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1]]))
     ask = jax.jit(lambda x, cache: decoder.apply({"params": params["decoder"]}, x, memory=memory, cache=cache, mutable=["attention"]))
@@ -213,7 +215,7 @@ def test_attention_weights_on_demand(flavour):
         (_, cache), asked = ask(TARGET[:, t : t + 1], cache)
         parts.append(asked["attention"]["recurrent"]["attention"]["weights"][0])
     (whole,) = ask(TARGET, None)[1]["attention"]["recurrent"]["attention"]["weights"]
-    assert whole.shape == (3, 1, T, S) and whole.dtype == jnp.float32
+    assert whole.shape == (3, decoder.attention_heads, T, S) and whole.dtype == jnp.float32
     np.testing.assert_allclose(jnp.concatenate(parts, axis=2), whole, atol=1e-6)
     np.testing.assert_allclose(whole.sum(-1), 1.0, rtol=1e-5)
     assert not np.asarray(whole)[1, :, :, 2:].any()
@@ -403,3 +405,9 @@ def test_problems_are_named():
     wrong = dict(attention="none", input_feeding=True, output="deep", predict_centre=True, width=0)
     assert len(lookup.problems("decoder", "recurrent", {**fields, **wrong})) == 4
     assert "there is none" in lookup.problems("decoder", "recurrent", {**fields, "attention": "none", "window": 3})[0]
+    for kw in (
+        dict(attention="none", attention_heads=2),
+        dict(attention_heads=3),
+        dict(attention="dot", attention_dim=3, attention_heads=2),
+    ):
+        assert "attention_heads" in lookup.problems("decoder", "recurrent", {**fields, **kw})[0]

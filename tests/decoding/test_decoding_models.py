@@ -22,6 +22,10 @@ KINDS = {
         dict(name="recurrent", kw=RECURRENT | dict(attention="general", input_feeding=True)),
     ),
     "mixed": (dict(name="recurrent", kw=RECURRENT), dict(name="transformer", kw=TRANSFORMER)),
+    "convolutional": (
+        dict(name="bag_of_embeddings", kw=dict(embedding_dim=8, embedding_stddev=1.0, num_buckets=64)),
+        dict(name="convolutional", kw=dict(width=8, embedding_dim=8, num_layers=2, kernel_size=3, embedding_stddev=0.5)),
+    ),
 }
 SOURCES = [[1, 2, 3, 4, 5], [6, 1, 8, 2, 9, 3], [7, 7, 1, 0, 5, 4, 4, 10]]  # all are padded to one size: fewer programs to compile
 

@@ -68,6 +68,35 @@ def test_padding_of_the_memory_is_never_read_and_an_empty_row_has_finite_gradien
     assert not gradients[1][2].any() and gradients[1][0, 0].any()
 
 
+@pytest.mark.parametrize("predict", [False, True])
+def test_local_attention_equals_luongs_equations_entry_by_entry(predict):
+    """Luong et al. 2015, section 3.2: keys within D of the target's position, or of one that each head predicts, with a Gaussian."""
+    layer, variables = made(window=1, predict_centre=predict)
+    p = jax.tree.map(np.asarray, variables["params"])
+    positions = jnp.asarray([[0, 1, 2, 3, 0], [0, 1, 0, 1, 2], [0, 1, 2, 3, 4]])
+    where = context().replace(q_positions_BT=positions)
+    out, sown = jax.jit(lambda v: layer.apply(v, X, where, mutable=["attention"]))(variables)
+    (weights,) = sown["attention"]["weights"]
+    q, k, v = ((np.asarray(x) @ p[n]["kernel"] + p[n]["bias"]) for x, n in ((X, "query"), (VALUES, "key"), (VALUES, "value")))
+    q, k, v = q.reshape(B, T, N, H), k.reshape(B, S, K, H), v.reshape(B, S, K, H)
+    mixed = np.zeros((B, T, N, H))
+    for b, t, n in np.ndindex(B, T, N):
+        seen = [s for s in range(S) if TARGETS[b, t] and SEGMENTS[b, s] and (b == 0 or SEGMENTS[b, s] == TARGETS[b, t])]
+        centre, want = float(positions[b, t]), np.zeros(S)
+        if predict:
+            hidden = np.tanh(np.asarray(X[b, t]) @ p["centre"]["kernel"])[n * H : (n + 1) * H]
+            centre = len(seen) / (1 + np.exp(-hidden @ p["centre_vector"][n]))
+        near = [s for place, s in enumerate(seen) if abs(place - centre) <= 1]
+        if near:
+            logits = k[b, near, n // 2] @ q[b, t, n] / np.sqrt(H)
+            want[near] = np.exp(logits) / np.exp(logits).sum()
+        if predict:
+            want[seen] *= np.exp(-2 * (np.arange(len(seen)) - centre) ** 2)
+        np.testing.assert_allclose(weights[b, n, t], want, atol=1e-5)
+        mixed[b, t, n] = want @ v[b, :, n // 2]
+    np.testing.assert_allclose(out, mixed.reshape(B, T, N * H) @ p["out"]["kernel"] + p["out"]["bias"], atol=1e-5)
+
+
 def test_weights_are_sown_only_where_they_are_asked_for():
     layer, variables = made()
     assert set(variables) == {"params"}

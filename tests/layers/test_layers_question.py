@@ -56,6 +56,22 @@ def test_padding_changes_nothing_and_an_empty_question_is_finite():
     np.testing.assert_array_equal(apply(params, H, U, CONTEXT, nothing)[..., 3:9], 0)
 
 
+def test_both_attentions_are_handed_out_to_who_asks():
+    """KNOWN_BUGS 7: rows of sum 1 over what is real, zeros at padding and where there is nothing to see; they mix what is returned."""
+    layer, params = made()
+    run = jax.jit(lambda question: layer.apply(params, H, U, CONTEXT, question, mutable=["attention"]))
+    g, sown = run(QUESTION)
+    (to_question,), (to_context,) = (sown["attention"][name] for name in ("to_question", "to_context"))
+    assert to_question.shape == (2, 1, 5, 4) and to_context.shape == (2, 1, 1, 5) and to_question.dtype == jnp.float32
+    np.testing.assert_allclose(to_question.sum(-1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(to_context.sum(-1), 1.0, rtol=1e-5)
+    assert not np.asarray(to_question)[0, 0, :, 2:].any() and not np.asarray(to_context)[:, 0, 0][~np.asarray(CONTEXT)].any()
+    np.testing.assert_allclose(g[..., 3:6], to_question[:, 0] @ U, atol=1e-6)
+    np.testing.assert_allclose(g[..., 9:], H * (to_context[:, 0] @ H), atol=1e-6)
+    assert not np.asarray(run(QUESTION.at[0].set(False))[1]["attention"]["to_question"][0])[0].any()
+    assert set(params) == {"params"}
+
+
 def test_features_tell_what_the_question_has_too():
     tokens = jnp.asarray([[7, 8, 0, 8, 9, 7]], jnp.int32)
     types, asked = jnp.asarray([[0, 0, 0, 1, 1, 1]], jnp.int32), jnp.asarray([[1, 1, 0]], jnp.int32)

@@ -7,8 +7,10 @@ import pytest
 
 from decoder_lab.metrics import squad
 
-# Random strings with what the published scripts (evaluate-v1.1.py, evaluate-v2.0.py, cmrc2018_evaluate.py v6) gave for them when they were
-# run; CMRC's with nltk's word tokenizer alone, without its sentence splitter, which needs a download.
+# Random strings with what the functions of the published scripts (evaluate-v1.1.py, evaluate-v2.0.py, cmrc2018_evaluate.py v6) returned for
+# them. SQuAD's: English words, with apostrophes and accents. CMRC's: up to eight pieces, Chinese characters, its punctuation, numbers,
+# contractions, quotation marks and dots, joined without blanks, and as answer the same, a part of it, it with more, or another; with nltk
+# 3.10.4's NLTKWordTokenizer in the place of word_tokenize, whose splitter of sentences needs a download.
 STORED = json.loads((pathlib.Path(__file__).parent / "answers.json").read_text())
 
 
@@ -16,6 +18,7 @@ STORED = json.loads((pathlib.Path(__file__).parent / "answers.json").read_text()
 def test_equals_stored_answers_of_the_official_rules(rules):
     cases = [c for c in STORED if rules in c]
     assert len(cases) >= 60
+    assert rules != "cmrc2018" or sum(any(odd in case["answer"] for odd in ("'", '"', "...")) for case in cases) >= 60
     for case in cases:
         assert squad.score(case["references"], case["answer"], rules) == pytest.approx(case[rules], abs=1e-9), case
 
@@ -58,6 +61,7 @@ def test_chinese_by_characters():
     assert squad.score(["光荣和ω-force"], "光荣", "cmrc2018") == pytest.approx((0.0, 4 / 6))
     assert squad.score(["《战国无双》"], "战国无双", "cmrc2018") == (1.0, 1.0)
     assert squad.score(["光荣"], "荣光", "cmrc2018")[1] == 0.5  # a common run, not a bag
+    assert squad.score(['他说"don\'t"'], "don't说", "cmrc2018")[1] == pytest.approx(2 * 2 / (6 + 3))  # of 他 说 `` do n't ''
 
 
 def test_nothing_at_all():

@@ -316,3 +316,5 @@ def test_what_cannot_be_is_refused():
         model.init_cache(1, 17)
     with pytest.raises(ValueError, match="no cross-attention"):
         model.apply({"params": params}, tokens(), memory=jnp.zeros(()))
+    with pytest.raises(UserError, match="cross_window limits"):
+        model.clone(cross_window=2).apply({"params": params}, tokens())

@@ -20,13 +20,16 @@ TRANSFORMER = dict(name="transformer", kw=dict(num_layers=2, num_heads=2, width=
 RECURRENT = dict(name="recurrent", kw=dict(width=8))
 CONVOLUTIONAL = dict(name="convolutional", kw=dict(style="stack", width=8, embedding_dim=8, num_layers=1))
 BAG = dict(name="bag_of_embeddings", kw=dict(embedding_dim=8))
+CONVOLUTIONAL_DECODER = dict(name="convolutional", kw=dict(width=8, embedding_dim=8, num_layers=2))
 JOINTS = {
     "transformers": dict(encoder=TRANSFORMER, decoder=TRANSFORMER),
     "to_recurrent": dict(encoder=TRANSFORMER, decoder=RECURRENT),
     "from_recurrent": dict(encoder=RECURRENT, decoder=TRANSFORMER),
     "from_convolutional": dict(encoder=CONVOLUTIONAL, decoder=TRANSFORMER),
     "recurrent": dict(encoder=RECURRENT, decoder=dict(name="recurrent", kw=dict(width=8, attention="dot", window=1))),
-    "bag_to_convolutional": dict(encoder=BAG, decoder=dict(name="convolutional", kw=dict(width=8, embedding_dim=8, num_layers=2))),
+    "bag_to_convolutional": dict(encoder=BAG, decoder=CONVOLUTIONAL_DECODER),
+    "convolutional": dict(encoder=CONVOLUTIONAL, decoder=CONVOLUTIONAL_DECODER),  # ConvS2S, whose decoder reads the source's embeddings too
+    "recurrent_to_convolutional": dict(encoder=RECURRENT, decoder=CONVOLUTIONAL_DECODER),
 }
 rng = np.random.default_rng(0)
 SOURCE, TARGET = (jnp.asarray(rng.integers(0, n, shape), jnp.int32) for n, shape in ((U, (B, S)), (V, (B, T))))
@@ -77,11 +80,16 @@ def test_parameter_counts_of_the_published_sizes(variant):
 
 
 @pytest.mark.parametrize("joint", sorted(JOINTS))
-def test_decoding_from_the_memory_equals_teacher_forcing_and_padding_of_the_source_changes_nothing(joint):
-    """KNOWN_BUGS 6, 21."""
+def test_decoding_from_the_memory_equals_teacher_forcing_and_neither_padding_nor_other_pairs_of_a_row_change_anything(joint):
+    """KNOWN_BUGS 6, 17, 21: what stands in a source's padding, and whether a pair has a row of its own or shares one."""
     model, variables = made(joint)
+
+    @jax.jit
+    def forward(v, source, source_segments, target, segments):
+        return model.apply(v, target, source_BS=source, source_segments_BS=source_segments, segments_BT=segments)[0]
+
     wild = jnp.where(SEGMENTS == 0, 10**6, SOURCE)
-    whole, _ = jax.jit(lambda v: model.apply(v, TARGET, source_BS=wild, source_segments_BS=SEGMENTS))(variables)
+    whole = forward(variables, wild, SEGMENTS, TARGET, jnp.ones_like(TARGET))
     memory = jax.jit(lambda v: model.apply(v, wild, SEGMENTS, method="encode"))(variables)
     assert memory.prepared is not None
     step = jax.jit(lambda v, x, cache, memory: model.apply(v, x, cache=cache, memory=memory))
@@ -92,6 +100,12 @@ def test_decoding_from_the_memory_equals_teacher_forcing_and_padding_of_the_sour
     np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, atol=3e-5)
     alone, _ = jax.jit(lambda v: model.apply(v, TARGET[1:], source_BS=SOURCE[1:, :4]))(variables)
     np.testing.assert_allclose(alone[0], whole[1], atol=3e-5)
+
+    shared = forward(variables, SOURCE, jnp.asarray([[1, 1, 1, 1, 2, 2]] * 2), TARGET, jnp.asarray([[1, 1, 2, 2, 2]] * 2))
+    source, target = (jnp.stack([row, jnp.roll(row, -first)]) for row, first in ((SOURCE[0], 4), (TARGET[0], 2)))  # the row's two pairs
+    reads, writes = jnp.asarray([[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]]), jnp.asarray([[1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
+    apart = forward(variables, source, reads, target, writes)
+    np.testing.assert_allclose(shared[0], jnp.concatenate([apart[0, :2], apart[1, :3]]), atol=3e-5)
 
 
 def test_a_target_of_several_blocks_over_a_short_source_has_the_reference_gradients():
@@ -138,6 +152,9 @@ def test_what_cannot_be_is_refused():
     model, variables = made("transformers")
     with pytest.raises(ValueError, match="one of the two"):
         model.apply(variables, TARGET)
+    said = 'model encoder_decoder: expected a decoder that knows sampling_rate, got "transformer". Those of the lab that do: recurrent.'
+    with pytest.raises(UserError, match=said):  # also where no config has been checked
+        model.apply(variables, TARGET, source_BS=SOURCE, sampling_rate=0.5)
     sides = dict(encoder=dict(name="recurrent", kw=dict(width=8, embedding_dim=4)), decoder=TRANSFORMER)
     assert "one width, got 4" in problems(dict(**sides, share_embeddings=True))[0]
     assert problems(dict(**sides, share_embeddings=False)) == []

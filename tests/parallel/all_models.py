@@ -51,10 +51,11 @@ WRITERS = {
     "cnn": dict(name="convolutional_lm", kw=dict(width=8, num_layers=2)),
     "transformer_pair": _pair(_transformer(position="t5"), _transformer(position="t5")),
     "transformer_pair_scanned": _pair(_transformer(scan_layers=True), _transformer(scan_layers=True, score="additive")),
+    "transformer_pair_local": _pair(_transformer(), _transformer(cross_window=2, cross_predict_centre=True, scan_layers=True)),
     "shared_pair": _pair(_transformer(), _transformer(), share_embeddings=True),
     "rnn_pair": _pair(RNN, _rnn_decoder(attention="additive", output="luong", input_feeding=True)),
     "rnn_pair_maxout": _pair(RNN, _rnn_decoder(attention="general", output="maxout", bridge="backward", context_input=True, cell="gru")),
-    "rnn_pair_local": _pair(RNN, _rnn_decoder(attention="concat", output="deep", window=2, predict_centre=True)),
+    "rnn_pair_local": _pair(RNN, _rnn_decoder(attention="concat", output="deep", window=2, predict_centre=True, attention_heads=2)),
     "rnn_pair_dot": _pair(_transformer(), _rnn_decoder(width=16, attention="dot")),
     "cnn_pair": _pair(_cnn(style="stack", num_layers=2), dict(name="convolutional", kw=dict(embedding_dim=8, width=8, num_layers=2))),
 }

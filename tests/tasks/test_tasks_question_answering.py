@@ -2,18 +2,27 @@
 
 import functools
 import itertools
+import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small_config
 
+from decoder_lab.core import config as config_lib
 from decoder_lab.core import lookup
 from decoder_lab.data import examples as example_lib
+from decoder_lab.data import interpreter
 from decoder_lab.data.tokenizer.word import Tokenizer
+from decoder_lab.parallel import mesh as meshes
 from decoder_lab.tasks.question_answering import MASKED, Task
+from decoder_lab.training import experiment as experiments
+from decoder_lab.training import loop
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONTEXT = "Ann has a dog. Bo has 3 cats, Cy a fish."
 
 
@@ -86,19 +95,27 @@ def batch_of(task, items, rows=None, width=None):
     return examples.take(np.concatenate([e_B, np.full((rows or len(e_B)) - len(e_B), -1)]), widths)
 
 
+MODELS = {
+    "recurrent": ("span_extractor", dict(encoder=dict(name="recurrent", kw=dict(width=12, embedding_dim=8, bidirectional=True)))),
+    "transformer": (
+        "span_extractor",
+        dict(encoder=dict(name="transformer", kw=dict(num_layers=1, num_heads=2, width=16, init_stddev=0.3))),
+    ),
+    "bidaf": ("bidaf", dict(width=6, embedding_dim=6, modelling_layers=1, characters="cnn", character_features=4)),
+}
+
+
 @functools.cache
-def made(name):
+def made(case):
+    name, kw = MODELS[case]
     task = task_of(max_characters=3 if name == "bidaf" else 0)
-    encoder = dict(name="recurrent", kw=dict(width=12, embedding_dim=8, bidirectional=True))
-    kw = dict(width=6, embedding_dim=6, modelling_layers=1, characters="cnn", character_features=4)
-    kw = dict(encoder=encoder) if name == "span_extractor" else kw
     given = dict(vocab_size=task.tokenizer.vocab_size, max_length=32, dtype=jnp.float32, **task.sizes())
     model = lookup.make("model", dict(name=name, kw=kw), **given)
     params = jax.jit(lambda key: model.init(key, task.dummy(), True, method=task.forward))(jax.random.key(0))["params"]
     return task, model, params
 
 
-@pytest.mark.parametrize("name", ["span_extractor", "bidaf"])
+@pytest.mark.parametrize("name", MODELS)
 def test_sums_do_not_depend_on_padding_or_filler_rows(name):
     """KNOWN_BUGS 3, 21: more padding and rows of zeros change no sum."""
     task, model, params = made(name)
@@ -112,7 +129,7 @@ def test_sums_do_not_depend_on_padding_or_filler_rows(name):
         np.testing.assert_allclose(more[found], plain[found], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["span_extractor", "bidaf"])
+@pytest.mark.parametrize("name", MODELS)
 def test_it_learns_a_few_questions(name):
     """Beside a row of zeros, whose gradients must not be NaN (KNOWN_BUGS 7)."""
     task, model, params = made(name)
@@ -135,3 +152,32 @@ def test_it_learns_a_few_questions(name):
     joined = [task.join(raw, [part]) for raw, part in zip(ITEMS, task.decode(found, batch)[:4], strict=True)]
     assert [j["answer"] for j in joined[:3]] == ["dog", "3 cats", "a fish"]
     assert [j["no_answer"] > j["score"] for j in joined] == [False, False, False, True]
+
+
+THRESHOLDS = {"always": -1e9, "answers": 0.0, "never": 1e9}  # how readily "" is answered
+
+
+def test_questions_without_an_answer_are_trained_on_and_scored_by_the_rules_of_squad_2(tmp_path, monkeypatch):
+    """The config with no_answer, small: a threshold that always answers "" is right on one kind of question alone, one that never does is
+    not, since the model has learned not to answer by a mark, which those rules take for no answer."""
+    monkeypatch.setattr(meshes, "make_mesh", functools.partial(meshes.make_mesh, jax.devices()[:1]))
+    names = tuple(name for name in interpreter.names() if name.startswith("unittest/"))  # parsing the whole library takes long
+    monkeypatch.setattr(interpreter, "names", lambda: names)
+    full = config_lib.load(f"{ROOT}/experiments/question_answering/stdlib_parameters.py:no_answer=true")
+    answers = full.evaluators.answers.to_dict()
+    assert full.data.source.kw.no_answer and answers["kw"]["no_answer_threshold"] == THRESHOLDS["answers"]
+    config = json.loads(config_lib.to_json(small_config.small(full))) | dict(total_steps=40)
+    asked = {name: {**answers["kw"], "no_answer_threshold": threshold, "limit": 128} for name, threshold in THRESHOLDS.items()}
+    config["evaluators"] = {name: dict(name="question_answering", every="40", kw=kw) for name, kw in asked.items()}
+    assert loop.train(experiments.Experiment(config_lib.resolve(config), tmp_path, report=lambda line: None), tmp_path) == 0
+    found = {}
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        found |= json.loads(line)
+    kinds = {name: [found[f"{name}/{kind}exact_match"] for kind in ("has_answer_", "", "no_answer_")] for name in THRESHOLDS}
+    assert np.isfinite(found["train/loss"])
+    assert kinds["always"][0] == 0 and kinds["always"][2] == 100 > kinds["never"][2]
+    assert kinds["never"][0] >= kinds["answers"][0] and kinds["never"][2] <= kinds["answers"][2]
+    without = kinds["always"][1] / 100  # the share of questions that have none
+    assert 0 < without < 0.5
+    for with_answer, mean, no_answer in kinds.values():
+        np.testing.assert_allclose(mean, (1 - without) * with_answer + without * no_answer, atol=1e-4)
