@@ -154,9 +154,8 @@ def test_small_size_traces_a_step_of_its_own_data(path, load, tmp_path):
 
 def test_every_argument_of_a_choice_has_a_variant():
     def names(path):
-        return {
-            key for text in re.findall(r"parse_argument\(arg, (.+)\)", (ROOT / path).read_text()) for key in re.findall(r"(\w+)=", text)
-        }
+        calls = [node for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.Call)]
+        return {keyword.arg for call in calls if ast.unparse(call.func) == "parse_argument" for keyword in call.keywords}
 
     assert {path for path in CONFIGS if names(path) - small_data.PATHS} == small_data.VARIANTS.keys() >= RESOLVED
 

@@ -42,7 +42,7 @@ def problems(kw) -> list[str]:
             found.append('window limits attention, and there is none with attention="none"')
         if kw["attention_heads"] > 1:
             found.append('attention_heads divide attention, and there is none with attention="none"')
-    elif not found:
+    elif kw["attention_heads"] >= 1:
         projected = "width" if kw["attention_dim"] is None else "attention_dim"
         divided = {"dot": {"width", projected}, "general": {"width"}}.get(kw["attention"], {projected})
         for name in sorted(divided):

@@ -19,9 +19,9 @@ class Evaluator:
 
     Attributes:
       context: given by the lab.
-      prompts: texts to go on from, which begin as in training with what the tokenizer puts before a text. "" begins after that alone;
-        without it after eos; without one after a line break; without that too after token 0. Of a task about pairs they are sources; an
-        empty one stands for the validation split's first items.
+      prompts: texts to go on from, behind what the tokenizer puts before a text. "" stands for that alone, or the first of these that the
+        tokenizer has: eos, a line break, token 0. Of a task about pairs they are sources; an empty one stands for the validation split's
+        first items.
       num_tokens: tokens at most, a prompt.
       temperature: 0 is greedy.
       top_k: only the k most probable tokens; 0 is off.

@@ -1,8 +1,8 @@
 """English text as the words of the Penn Treebank: quotation marks tell which side they stand on, contractions come apart (do n't, it 's,
 can not), punctuation stands alone, but for commas in numbers, full stops inside the text and hyphens.
 
-Equal to nltk's `word_tokenize` of lower-cased text without its splitter of sentences, oddities included: a rule sees what those before it
-left, so their order counts.
+Equal to nltk's `word_tokenize` of lower-cased text without its splitter of sentences, but for chains of contractions without a vowel
+between them (d'ye'tis'twas) and combining accents. A rule sees what those before it left, so their order counts.
 """
 
 import re
@@ -15,7 +15,7 @@ _RULES = tuple(
         (r"[«‘„“]|`{1,2}", r" \g<0> "),
         (r"""(?:^|(?<=^")|(?<=[ (\[{<]))"|(?:(?<=^")|(?<=[ (\[{<]))''""", " `` "),  # opening: first of all, or behind a blank or bracket
         (r"(?<!\w)'(?=\w)(?!(?:[dmnst]|ll|re|ve)\b)", "' "),  # opening, unless a contraction's ending
-        (r"""(?<=[^.])\.(?=[\])}>"'»”’\s]*$)""", " . "),  # the last full stop, whatever closes behind it
+        (r"""(?<=[^.])\.(?=[\])}>"'»”’ ]*\s*$)""", " . "),  # the last full stop, whatever closes behind it
         (r"([,:])(\D|$)", r" \1 \2"),
         (r"\.{2,}|[;@#$%&?!\u2012-\u2015]", r" \g<0> "),
         (r"(?<=[^'])'(?= )", " ' "),

@@ -118,6 +118,11 @@ class Task:
     def _source(self, raw: dict) -> np.ndarray:
         """Returns the whole source, int32 [S], with what the tokenizer puts before a text; what ends one is the eos that follows."""
         before, _ = marks.around(self.tokenizer)
+        if self._most[0] <= len(before):
+            raise UserError(
+                f"prefix_language_modeling: a source of {self._most[0]} tokens (task.kw.max_source_length, or sequence_length) has no room "
+                "for a token between the tokenizer's marks: raise it."
+            )
         return np.concatenate([before, self.tokenizer.encode(_field(raw, "source"))]).astype(np.int32)
 
     def extent(self, raw: dict) -> tuple[int, int]:

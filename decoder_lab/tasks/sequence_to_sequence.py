@@ -166,6 +166,11 @@ class Task:
         if len(source) <= most:
             return source
         end = self._source_end()
+        if most - len(end) <= len(marks.around(self.source_tokenizer)[0]):
+            raise UserError(
+                f"sequence_to_sequence: a source of {most} tokens (task.kw.max_source_length, or sequence_length) has no room for a token "
+                "between the tokenizer's marks: raise it."
+            )
         return np.concatenate([source[: most - len(end)], end]).astype(np.int32)
 
     def fingerprint(self) -> str:

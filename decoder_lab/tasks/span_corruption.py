@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from decoder_lab.core.errors import UserError
+from decoder_lab.data import marks
 from decoder_lab.ops import corruption, cross_entropy
 
 NUMBERS = ("loss", "accuracy", "perplexity")  # of evaluation
@@ -74,12 +75,13 @@ class Task:
         return {"vocab_size": size, "source_vocab_size": size}
 
     def example(self, raw: dict) -> dict[str, np.ndarray]:
-        """Raw example -> {"tokens": int32 [T]}."""
-        return {"tokens": self.tokenizer.encode(raw[self.text_field])}
+        """Raw example -> {"tokens": int32 [T]}, with what the tokenizer puts around a text, less the end of text that the lab writes."""
+        return {"tokens": marks.document(self.tokenizer, self.tokenizer.encode(raw[self.text_field]))}
 
     def fingerprint(self) -> str:
         """Changes with whatever changes `example`."""
-        return f"span_corruption 1 {self.text_field}"
+        around = [*marks.around(self.tokenizer)[0].tolist(), *marks.closing(self.tokenizer).tolist()]
+        return f"span_corruption 1 {self.text_field}" + (f" {around}" if around else "")
 
     def dummy(self) -> dict[str, np.ndarray]:
         """The smallest batch that `forward` reads."""

@@ -25,13 +25,28 @@ def adapter_of(config: Any) -> base.Adapter | None:
 
 
 def one_text_a_row(adapter: base.Adapter | None, experiment: Any) -> None:
-    """Errors: UserError where an adapter puts something before each text and rows may hold several texts."""
-    if adapter is not None and adapter.lengthens and not experiment.by_example and experiment.marks_texts:
+    """Errors: UserError where an adapter puts something before each text, and rows hold several texts or places in them matter."""
+    if adapter is None or not adapter.lengthens:
+        return
+    if getattr(adapter, "side", "") == "decoder":
+        _places_stay(adapter, experiment.config.model.kw.get("decoder") or {})
+    if not experiment.by_example and experiment.marks_texts:
         packing = experiment.config.data.packing.name
         raise UserError(
             f'adapt: {adapter.name} stands before a row\'s text, and rows of data.packing "{packing}" hold several. '
             'Use packing="split", a task of whole examples, or adapt="prefix", which every text of a row reads.'
         )
+
+
+def _places_stay(adapter: base.Adapter, decoder: Any) -> None:
+    """Errors: UserError where a target's places choose what is read of the source: local attention of a Transformer, or a recurrent one."""
+    fields = decoder.get("kw") or {}
+    for window, centre in (("cross_window", "cross_predict_centre"), ("window", "predict_centre")):
+        if fields.get(window) is not None and fields.get(centre) is False:
+            raise UserError(
+                f"adapt: {adapter.name} before the target moves its places, by which decoder.kw.{window} chooses what is read of the "
+                f'source. Use side="encoder", decoder.kw.{centre}=true, or adapt="prefix".'
+            )
 
 
 class Adaptation:

@@ -1,6 +1,6 @@
 """Words of English text equal nltk's on random strings, stored and, where it is installed, made anew; and the rules one by one."""
 
-import importlib.util
+import importlib.metadata
 import json
 import pathlib
 import random
@@ -9,6 +9,7 @@ import pytest
 
 from decoder_lab.metrics import treebank
 
+NLTK = next((found.version for found in importlib.metadata.distributions(name="nltk")), None)
 # Random strings, two to nine of PIECES and alike joined without blanks, with what NLTKWordTokenizer of nltk 3.10.4 made of them.
 STORED = json.loads((pathlib.Path(__file__).parent / "words.json").read_text())
 PIECES = (
@@ -23,9 +24,8 @@ def test_equals_stored_answers_of_nltk():
         assert treebank.words(text) == expected, text
 
 
+@pytest.mark.skipif(NLTK != "3.10.4", reason="nltk 3.10.4 is not installed; the stored answers above are the same comparison")
 def test_equals_nltk_where_it_is_installed():
-    if importlib.util.find_spec("nltk") is None:
-        return  # the stored answers above are the same comparison
     from nltk.tokenize import NLTKWordTokenizer
 
     draw, reference = random.Random(5), NLTKWordTokenizer()

@@ -17,6 +17,7 @@ from decoder_lab.tasks import (
     prefix_language_modeling,
     retrieval,
     sequence_to_sequence,
+    span_corruption,
 )
 
 START, MIDDLE, END, EOS = 90, 91, 92, 93
@@ -63,6 +64,13 @@ def check_cut(tokens, length, before, after):
     """All of the length is used: marks at both ends, and between them the beginning of LONG."""
     room = length - len(before) - len(after)
     assert tokens.tolist() == [*before, *Letters().encode(LONG)[:room], *after] and room > 0
+
+
+def test_documents_whose_spans_are_hidden():
+    """Of a T5 nothing stands but the end of text, which the lab writes."""
+    for name, before, after in (("like T5", [], [EOS]), ("like BART", [START], [EOS]), ("of all kinds", [START], [END, EOS])):
+        ((document, _),) = build._tokenised(Texts([{"text": "abc"}]), span_corruption.Task(TOKENIZERS[name], 16))
+        assert document.tolist() == [*before, *ABC, *after] and document.dtype == np.int32
 
 
 @every_tokenizer
@@ -181,6 +189,8 @@ def test_a_length_without_room_is_said():
         (classifying(marked, 2), {"text": "abc"}),
         (classifying(marked, 3, pairs="types"), {"text": "abc", "text_pair": "xy"}),
         (retrieval.Task(marked, marked, 2), {"source": "abc", "target": "xy"}),
+        (sequence_to_sequence.Task(marked, marked, 16, max_source_length=2), {"source": "abc", "target": "xy"}),
+        (prefix_language_modeling.Task(marked, 16, max_source_length=1), {"source": "abc", "target": "xy"}),
     ):
-        with pytest.raises(UserError, match=r"sequence_length=\d has no room for a token between the tokenizer's marks"):
+        with pytest.raises(UserError, match=r"has no room for a token between the tokenizer's marks"):
             task.example(raw)

@@ -1,6 +1,7 @@
 """Adapted runs from beginning to end: what is trained, what is saved, going on, merging, and what begins from them."""
 
 import argparse
+import contextlib
 import json
 import pathlib
 import random
@@ -13,8 +14,8 @@ from decoder_lab import commands
 from decoder_lab.core import config as config_lib
 from decoder_lab.core import tree
 from decoder_lab.core.errors import UserError
+from decoder_lab.training import adaptation, loop, resume
 from decoder_lab.training import experiment as experiments
-from decoder_lab.training import loop, resume
 
 STEPS = 12
 ADALORA = dict(name="adalora", kw=dict(rank=3, target_rank=2, every="1", warmup="2", final="4", dropout=0.1))
@@ -201,6 +202,21 @@ def test_virtual_tokens_need_one_text_a_row(folder, tmp_path):
     config = make_config(folder, adapt=dict(name="prompt", kw={}), data=dict(**data, packing=dict(name="documents", kw={})))
     with pytest.raises(UserError, match='rows of data.packing "documents" hold several'):
         experiment_of(config, tmp_path).train_step()
+
+
+@pytest.mark.parametrize(
+    "decoder, asked",
+    [("transformer", dict(cross_window=2)), ("recurrent", dict(window=2, attention="dot")), ("transformer", {}), ("recurrent", {})],
+)
+def test_virtual_tokens_move_no_window_of_the_source(decoder, asked, tmp_path):
+    """Local attention goes by a target's own places, which tokens before it would change."""
+    delta = dict(config_lib.read_file("experiments/sequence_to_sequence/copy.py"))
+    delta["model"] = dict(delta["model"], kw=dict(delta["model"]["kw"], share_embeddings=False, decoder=dict(name=decoder, kw=asked)))
+    delta["adapt"] = dict(name="prompt", kw=dict(side="decoder"))
+    made = experiment_of(config_lib.resolve(delta), tmp_path)
+    expected = pytest.raises(UserError, match="moves its places, by which decoder.kw.(cross_)?window chooses")
+    with expected if asked else contextlib.nullcontext():
+        adaptation.one_text_a_row(made.adaptation.adapter, made)
 
 
 def test_the_tokenizer_is_that_of_the_base(folder, tmp_path):
