@@ -88,35 +88,7 @@ def problems(kw) -> list[str]:
     """Returns what is wrong with the fields taken together, one sentence each."""
     from decoder_lab.layers import transformer_problems  # needs no JAX
 
-    found = transformer_problems.problems(kw)
-    if kw["global_layers"]:
-        if kw["window"] is None:
-            found.append("global_layers are those without the window: set window, or leave them empty")
-        if not all(0 <= i < kw["num_layers"] for i in kw["global_layers"]):
-            found.append(f"global_layers must be numbers from 0 to {kw['num_layers'] - 1}, got {kw['global_layers']}")
-    if kw["local_rope_theta"] is not None and (kw["position"] != "rotary" or kw["window"] is None):
-        found.append('local_rope_theta is for layers with a window and position="rotary"')
-    if kw["cross_window"] is not None and kw["cross_window"] < 1:
-        found.append(f"cross_window must be at least 1, got {kw['cross_window']}")
-    if kw["cross_predict_centre"] and kw["cross_window"] is None:
-        found.append("cross_predict_centre moves a window: set cross_window too")
-    scaling = dict(kw["rope_scaling"] or {})
-    if scaling:
-        needed = {
-            "linear": ["factor"],
-            "ntk": ["factor"],
-            "yarn": ["factor", "original_max_length"],
-            "llama3": ["factor", "original_max_length"],
-        }
-        if scaling.get("type") not in needed:
-            found.append(f"rope_scaling: type must be one of {', '.join(needed)}, got {scaling.get('type')!r}")
-        else:
-            missing = [k for k in needed[scaling["type"]] if k not in scaling]
-            if missing:
-                found.append(f'rope_scaling of type "{scaling["type"]}" also needs {", ".join(missing)}')
-    if kw["logits_softcap"] is not None and kw["logits_softcap"] <= 0:
-        found.append(f"logits_softcap must be above 0 (None: no limit), got {kw['logits_softcap']}")
-    return found
+    return transformer_problems.of_decoder(kw)
 
 
 class Decoder(nn.Module):

@@ -19,12 +19,10 @@ from decoder_lab.layers.pooling import Pooling
 
 def problems(kw) -> list[str]:
     """Dropout is a share, and there is no source to be read."""
+    from decoder_lab.layers import transformer_problems  # needs no JAX
+
     found = [] if 0 <= kw["dropout"] < 1 else [f"dropout must be at least 0 and below 1, got {kw['dropout']}"]
-    inside = (kw["decoder"] or {}).get("kw") or {}
-    for name in ("cross_window", "cross_predict_centre"):
-        if inside.get(name):
-            found.append(f"decoder.kw.{name} is about a source, and this model reads none: leave it out, or use window")
-    return found
+    return found + transformer_problems.of_no_source((kw["decoder"] or {}).get("kw") or {}, "decoder.kw.")
 
 
 class Model(nn.Module):

@@ -51,6 +51,13 @@ VARIANTS = {
 }  # fmt: skip
 
 
+def problems(kw) -> list[str]:
+    """Returns what is wrong with the fields taken together, one sentence each."""
+    from decoder_lab.layers import transformer_problems  # needs no JAX
+
+    return transformer_problems.of_no_source(kw) or transformer_problems.of_decoder(kw)
+
+
 class Model(Decoder):
     """tokens_BT -> logits_BTV, causal: the Transformer decoder without a memory. `variant` names a preset; other fields override it."""
 

@@ -125,6 +125,7 @@ class Numbers:
         about = {
             "data_position": step,
             "data": self.experiment.rows("train").key,
+            "task": self.experiment.task.fingerprint(),
             "layout": getattr(self.experiment.feed, "layout", None),
             "multiple": getattr(self.experiment.feed, "multiple", None),
             "best": self.best,

@@ -162,9 +162,11 @@ def all_params(experiment: Any, checkpoint: str) -> tuple[Any, int]:
         raise UserError(f"expected the folder of a run (with checkpoints/ in it), got {experiment.workdir}.")
     saver = make_saver(experiment.config, experiment.workdir, experiment.report)
     if experiment.config.optimizer.name.startswith("schedule_free_"):
-        state, _, step = restore(experiment, saver, which(checkpoint))
+        state, meta, step = restore(experiment, saver, which(checkpoint))
+        _warn_of_other_examples(experiment, meta)
         return experiment.evaluation_params(state), step
     found, meta, step = saver.restore_params(which(checkpoint))
+    _warn_of_other_examples(experiment, meta)
     params = found.get("ema") or found["params"]
     if lines := tree.diff(experiment.adaptation.trained_shapes, params):
         listing = "\n".join(f"  {line}" for line in lines)
@@ -175,6 +177,13 @@ def all_params(experiment: Any, checkpoint: str) -> tuple[Any, int]:
         base, _ = base_params(experiment, meta.get("base", {}))
         params = steps.joined(params, experiment.adaptation.split(base)[1])
     return params, step
+
+
+def _warn_of_other_examples(experiment: Any, meta: Mapping[str, Any]) -> None:
+    """Says where the task makes other tokens of the same text than it did in training: its settings, or this package, have changed."""
+    was, now = meta.get("task"), experiment.task.fingerprint()
+    if was not in (None, now):
+        experiment.report(f"warning: the task writes its examples in another way than the checkpoint was trained on ({was}; now: {now})")
 
 
 def _without(params: Any, paths: set[str]) -> tuple[Any, dict[str, Any]]:

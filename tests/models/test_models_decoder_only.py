@@ -10,8 +10,7 @@ import pytest
 
 from decoder_lab.core import lookup
 from decoder_lab.core.errors import UserError
-from decoder_lab.decoders.transformer import problems
-from decoder_lab.models.decoder_only import VARIANTS, Model
+from decoder_lab.models.decoder_only import VARIANTS, Model, problems
 
 V, T = 11, 12
 TINY = dict(num_layers=2, num_heads=4, num_kv_heads=2, width=16, init_stddev=0.3)
@@ -318,3 +317,5 @@ def test_what_cannot_be_is_refused():
         model.apply({"params": params}, tokens(), memory=jnp.zeros(()))
     with pytest.raises(UserError, match="cross_window limits"):
         model.clone(cross_window=2).apply({"params": params}, tokens())
+    for name, asked in (("cross_window", 2), ("cross_predict_centre", True)):  # before anything is built; neither is told to set the other
+        assert [line.split(" is ")[0] for line in problems(complete(**{name: asked}))] == [name]

@@ -17,6 +17,7 @@ import pytest
 from decoder_lab.core import config as config_lib
 from decoder_lab.core import runtime, tree, writer
 from decoder_lab.core.errors import UserError
+from decoder_lab.tasks import language_modeling
 from decoder_lab.training import experiment as experiments
 from decoder_lab.training import loop, resume
 
@@ -138,6 +139,19 @@ def test_a_stop_signal_saves_and_goes_on(text, whole, tmp_path, monkeypatch):
     assert 5 < step < STEPS
     assert train(config, tmp_path / "stopped") == 0 and told == ["stopped"]
     assert_same_run(config, whole, tmp_path / "stopped")
+
+
+def test_examples_that_are_written_in_another_way_are_said(text, whole, monkeypatch):
+    """KNOWN_BUGS 10: a model that is asked in another form than it was trained on is worse, and nothing fails."""
+    said = []
+
+    def ask():
+        said.clear()
+        return resume.inference_params(experiments.Experiment(make_config(text), whole, said.append), "latest")[1]
+
+    assert ask() == STEPS and not said
+    monkeypatch.setattr(language_modeling.Task, "fingerprint", lambda self: "with other marks")
+    assert ask() == STEPS and "another way than the checkpoint was trained on" in said[0] and "with other marks" in said[0]
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(text, whole, tmp_path):
