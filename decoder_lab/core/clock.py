@@ -23,7 +23,8 @@ def peak_flops(device_kind: str, num_devices: int) -> float | None:
 class Clock:
     """Counts steps against the time that they took.
 
-    The first `step()` only starts the clock: it ends with the first step, which is the one that compiles.
+    The first `step()` only starts the clock: it ends with the first step, which is the one that compiles. A later step during which a new
+    shape of batches was compiled is not counted: the device worked on behind the pause, so how long it took is not known.
 
     Args:
       tokens_per_step: of all devices.
@@ -43,6 +44,10 @@ class Clock:
         self.paused_seconds = 0.0  # since the clock began, spent in `pause`
         self._began: float | None = None
         self._steps = 0
+        self._uncounted = 0.0  # seconds of training, in steps that are not counted
+        self._ended = 0.0  # training seconds at the end of the last step
+        self._compiling = False  # something was compiled since
+        self._compiled_seconds = 0.0  # since the clock began: no part of what is to come
         self._mark: tuple[int, float] = (0, 0.0)  # steps and training seconds at the last `scalars`
         self._waited = {"data": 0.0, "device": 0.0}
         self._spent: tuple[float, float, float] = (0.0, 0.0, 0.0)  # at the last `spent`
@@ -51,10 +56,13 @@ class Clock:
     def step(self) -> None:
         """Says that one more step is done."""
         if self._began is None:
-            self._began, self.paused_seconds = self._now(), 0.0
+            self._began, self.paused_seconds, self._compiled_seconds = self._now(), 0.0, 0.0
             self._waited = dict.fromkeys(self._waited, 0.0)
+        elif self._compiling:
+            self._uncounted += self._training_seconds() - self._ended
         else:
             self._steps += 1
+        self._ended, self._compiling = self._training_seconds(), False
 
     @contextlib.contextmanager
     def pause(self, what: Literal["compile", "evaluate", "save"]) -> Iterator[None]:
@@ -65,6 +73,8 @@ class Clock:
         finally:
             seconds = self._now() - began
             self.paused_seconds += seconds
+            if what == "compile":
+                self._compiled_seconds, self._compiling = self._compiled_seconds + seconds, True
             self._beside[what] = self._beside.get(what, 0.0) + seconds
 
     def beside(self) -> dict[str, float]:
@@ -97,24 +107,27 @@ class Clock:
 
     def scalars(self) -> dict[str, float]:
         """Returns the speed since the last call: time/steps_per_s, time/tokens_per_s, time/mfu; {} before the second step."""
-        steps, seconds = self._steps - self._mark[0], self._training_seconds() - self._mark[1]
+        steps, seconds = self._steps - self._mark[0], self._counted_seconds() - self._mark[1]
         if steps <= 0 or seconds <= 0:
             return {}
-        self._mark = (self._steps, self._training_seconds())
+        self._mark = (self._steps, self._counted_seconds())
         return {f"time/{name}": value for name, value in self._speed(steps / seconds).items()}
 
     def progress(self, steps_left: int) -> dict[str, float]:
         """Returns the speed over the whole run, and the seconds left with evaluations and checkpoints; {} before the second step."""
-        seconds = self._training_seconds()
+        seconds = self._counted_seconds()
         if self._steps <= 0 or seconds <= 0:
             return {}
         speed = self._speed(self._steps / seconds)
         del speed["steps_per_s"]
-        left = {"seconds_left": steps_left * (seconds + self.paused_seconds) / self._steps}
+        left = {"seconds_left": steps_left * (seconds + self.paused_seconds - self._compiled_seconds) / self._steps}
         return left | speed  # in the order of interest: a narrow terminal cuts the end
 
     def _training_seconds(self) -> float:
         return 0.0 if self._began is None else self._now() - self._began - self.paused_seconds
+
+    def _counted_seconds(self) -> float:
+        return self._training_seconds() - self._uncounted
 
     def _speed(self, steps_per_s: float) -> dict[str, float]:
         tokens_per_s = steps_per_s * self.tokens_per_step

@@ -26,7 +26,7 @@ def get_config():
     config.task = dict(name="sequence_to_sequence", kw=dict(label_smoothing=0.1, max_target_length=64))
     encoder, decoder = (dict(name="transformer", kw=dict(SIZES)) for _ in range(2))
     config.model = dict(name="encoder_decoder", kw=dict(encoder=encoder, decoder=decoder, share_embeddings=True))
-    config.total_steps = 4000
+    config.total_steps = 1200
     config.batch_size = 16
     config.sequence_length = 256
     config.lr = 1e-3

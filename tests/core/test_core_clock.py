@@ -53,6 +53,23 @@ def test_pauses_slow_nothing_down_but_the_end_comes_later(now):
     assert clock.beside() == {"time/evaluate_seconds": 1.0, "time/save_seconds": 0.5} and clock.beside() == {}
 
 
+def test_a_step_behind_a_compilation_is_not_counted_and_nothing_is_compiled_again(now):
+    """Batches of several shapes compile one after the other; the device goes on meanwhile, so such steps seem to take no time."""
+    clock = Clock(tokens_per_step=10, now=now)
+    clock.step()
+    for _ in range(3):
+        with clock.pause("compile"):
+            now.now += 40.0
+        run(clock, now, 1, 0.001)
+        assert clock.scalars() == {} and clock.progress(9) == {}
+    run(clock, now, 4, 0.5)
+    assert clock.scalars()["time/tokens_per_s"] == pytest.approx(20.0)
+    with clock.pause("save"):
+        now.now += 1.0
+    assert clock.progress(4) == pytest.approx({"tokens_per_s": 20.0, "seconds_left": 3.0})
+    assert clock.share(1.0).startswith(f"{1 / (120 + 0.003 + 2 + 1):.1%}")
+
+
 def test_a_pause_before_the_first_step_is_no_part_of_the_run(now):
     clock = Clock(tokens_per_step=1, now=now)
     with clock.pause("compile"):
