@@ -1,7 +1,8 @@
-"""Whether a model's call knows what a task hands to it, read from the source of both, so that it is found before anything runs.
+"""Whether a model gives what a task learns from, and its call knows what is handed to it: read from their files, before anything runs.
 
-A task's file may say `def needs(kw)`: {keyword of the model's call: the setting that hands it on}, of keywords that only some models know.
-A call with `**more` hands on what it does not know to the model's decoder. No file is imported; where nothing can be told nothing is said.
+Both files may say OUTPUT, such as "labels": a task trains models that say the same. A task's file may say `def needs(kw)`: {keyword of the
+model's call: the setting that hands it on}, of keywords that only some models know. A call with `**more` hands on what it does not know to
+the model's decoder. No file is imported; where nothing can be told nothing is said.
 """
 
 import ast
@@ -13,11 +14,18 @@ from decoder_lab.core.errors import UserError
 
 
 def problems(task: Any, model: Any) -> list[str]:
-    """Returns one sentence for each keyword that a task `{"name", "kw"}` hands on to a model `{"name", "kw"}` that does not know it.
+    """Returns what does not fit of a task `{"name", "kw"}` and a model `{"name", "kw"}`.
 
+    That is one sentence where the model gives something else, or one for each keyword that its call is handed and does not know.
     Errors: UserError where a user's own `needs` fails.
     """
-    name, kw = lookup.part(task)
+    (name, kw), (other, _) = lookup.part(task), lookup.part(model)
+    learned, given = lookup.output("task", name), lookup.output("model", other)
+    if learned and given and learned != given:
+        return [
+            f"{name} learns from {learned}, and model {other} gives {given}. Models for this task: {_alike('model', learned)}. "
+            f"Tasks for this model: {_alike('task', given)}."
+        ]
     says = lookup.needs("task", name)
     code = getattr(says, "__code__", None)
     if code is None or code.co_varnames[: code.co_argcount] != ("kw",):  # a function of that name may be something else
@@ -28,6 +36,11 @@ def problems(task: Any, model: Any) -> list[str]:
         raise UserError(f"task {name}: its `needs` failed: {type(error).__name__}: {error}. It sees builtins only.") from error
     lacking = {keyword: _lacking("model", model, keyword) for keyword in wanted}
     return [f"{wanted[keyword]}: {refusal(*at, keyword)} Or go without this setting." for keyword, at in lacking.items() if at]
+
+
+def _alike(kind: str, output: str) -> str:
+    """Returns the names of the lab's models that give something, or of its tasks that learn from it."""
+    return ", ".join(n for n in lookup.names(kind) if lookup.output(kind, n) == output) or "none"
 
 
 def refusal(kind: str, name: str, keyword: str) -> str:

@@ -7,7 +7,7 @@ from decoder_lab.core import calls, durations, fields, lookup, numbers
 from decoder_lab.core import values as typed
 from decoder_lab.core.axes import AXES
 from decoder_lab.core.errors import UserError, unknown
-from decoder_lab.core.lookup import Field
+from decoder_lab.core.signatures import Field
 
 
 def check(tree: dict[str, tuple[Field, Any]], problems: list[str]) -> None:

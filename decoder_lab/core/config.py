@@ -18,10 +18,10 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from decoder_lab.core import checks, fields, lookup
+from decoder_lab.core import checks, fields, lookup, signatures
 from decoder_lab.core import values as typed
 from decoder_lab.core.errors import UserError, nearest
-from decoder_lab.core.lookup import Field
+from decoder_lab.core.signatures import Field
 
 GROUP = Field(dict)  # stands for a dict whose entries are settings of their own
 
@@ -254,12 +254,12 @@ def _complete_kw(path, kind, plugin, pairs, tree, problems, spec) -> None:
         value = table.get(variant, {}).get(key, field.default)
         value = _overlaid(value, chosen[key], field.plugin) if key in chosen else value
         where = f"{path}.kw.{key}"
-        if value is lookup.UNREADABLE and where not in pairs:
+        if value is signatures.UNREADABLE and where not in pairs:
             continue
         if field.plugin or field.plugins:
             _complete_nested(where, field, value, pairs, tree, problems, spec)
             continue
-        _put(where, field, None if value is lookup.UNREADABLE else value, tree, problems)
+        _put(where, field, None if value is signatures.UNREADABLE else value, tree, problems)
 
 
 def _put(path, field, value, tree, problems) -> None:

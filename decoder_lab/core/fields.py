@@ -7,7 +7,7 @@ On the command line a value is a Python literal where its type is no string; a l
 `--config.optimizer.no_decay='a{1,2}$'`.
 """
 
-from decoder_lab.core.lookup import Field
+from decoder_lab.core.signatures import Field
 
 
 def _plugin(kind: str, name: str, doc: str, **kw) -> Field:

@@ -5,7 +5,6 @@ default is the user's and typed by its annotation. So a config is checked before
 """
 
 import ast
-import copy
 import dataclasses
 import functools
 import importlib
@@ -14,8 +13,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from decoder_lab.core import modules
+from decoder_lab.core import modules, signatures
 from decoder_lab.core.errors import UserError, unknown
+from decoder_lab.core.signatures import Field
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 
@@ -63,7 +63,6 @@ GIVERS = {
 # arguments that the lab gives although optax has defaults for them
 GIVEN_TO_OPTIMIZERS = ("learning_rate", "weight_decay", "weight_decay_rate", "mask", "weight_decay_mask")
 
-UNREADABLE = object()  # a default that is an expression; such a field stays unset unless the user sets it
 Duration = str  # annotation of a field that is a duration, checked before the run: `warmup: Duration = "5%"`; also tuple[Duration, ...]
 
 
@@ -72,21 +71,6 @@ class Plugin:
 
     def __class_getitem__(cls, kind: str) -> type:
         return dict
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """One setting: its type (None: anything), default, allowed choices, plug-in kind, and whether None is allowed."""
-
-    type: type | None
-    default: Any = None
-    choices: tuple | None = None  # of a tuple: for each item
-    plugin: str | None = None  # the kind, if the value is a plug-in
-    plugins: str | None = None  # the kind, if the value is a dict of plug-ins
-    optional: bool = False
-    item: type | None = None  # type of a tuple's items
-    duration: bool = False  # whether it is a duration, or a tuple of them
-    doc: str = ""
 
 
 def names(kind: str) -> list[str]:
@@ -160,17 +144,17 @@ def _frozen_items(kw: dict) -> dict:
 
 def fields(kind: str, name: str) -> dict[str, Field]:
     """Returns the user's fields of a plug-in (those with a default), read without importing it."""
-    return _read(kind, name)[0]
+    return _read(kind, name).fields
 
 
 def given(kind: str, name: str) -> tuple[str, ...]:
     """Returns the names of the fields that the lab gives to a plug-in (those without a default)."""
-    return _read(kind, name)[1]
+    return _read(kind, name).given
 
 
 def variants(kind: str, name: str) -> dict[str, dict]:
     """Returns the plug-in's VARIANTS literal ({} where there is none)."""
-    return _read(kind, name)[2]
+    return _read(kind, name).variants
 
 
 def problems(kind: str, name: str, kw: dict, length: int | None = None) -> list[str]:
@@ -178,7 +162,7 @@ def problems(kind: str, name: str, kw: dict, length: int | None = None) -> list[
 
     They are `problems(kw)`, or `problems(kw, length)` where they ask for the sequence_length too; None is one that is not known yet.
     """
-    check = _read(kind, name)[3]
+    check = _read(kind, name).problems
     if check is None:
         return []
     return list(check(dict(kw), length) if check.__code__.co_argcount > 1 else check(dict(kw)))
@@ -186,97 +170,75 @@ def problems(kind: str, name: str, kw: dict, length: int | None = None) -> list[
 
 def numbers(kind: str, name: str) -> Any:
     """Returns what a plug-in's file says of the numbers that it gives, NUMBERS or `numbers`; None without either; see core/numbers.py."""
-    return _read(kind, name)[4]
+    return _read(kind, name).numbers
 
 
 def needs(kind: str, name: str) -> Any:
     """Returns what a task's file says of keywords that its model must know, `needs`; None without it; see core/calls.py."""
-    return _read(kind, name)[5]
+    return _read(kind, name).needs
+
+
+def output(kind: str, name: str) -> str | None:
+    """Returns what a model's or a task's own file says of what such a model gives, OUTPUT; None without it; see core/calls.py."""
+    found = _read(kind, name).output
+    return found if isinstance(found, str) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """What a plug-in's file says, see the functions above."""
+
+    fields: dict[str, Field]
+    given: tuple[str, ...]
+    variants: dict = dataclasses.field(default_factory=dict)
+    problems: Any = None
+    numbers: Any = None
+    needs: Any = None
+    output: Any = None
 
 
 @functools.cache
-def _read(kind: str, name: str) -> tuple[dict[str, Field], tuple[str, ...], dict, Any, Any, Any]:
+def _read(kind: str, name: str) -> _File:
     path, attribute = location(kind, name)
-    tree = _parsed(path, f"{kind} {name}")
+    tree = signatures.parsed(path, f"{kind} {name}")
     node = next((n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == attribute), None)
     if node is None:
         raise UserError(f"{kind} {name}: {path} does not define `{attribute}`.")
     homes = [(path, tree)]
     if isinstance(node, ast.ClassDef):
         user, lab = {}, {}
-        for base_path, base_tree, base in [*_bases(node, tree, path), (path, tree, node)]:
-            more, given_by_lab = _class_fields(base)
+        for base_path, base_tree, base in [*signatures.bases(node, tree, path), (path, tree, node)]:
+            more, given_by_lab = signatures.class_fields(base)
             lab |= {k: None for k in given_by_lab if k not in user}
             user |= more
             homes.insert(1, (base_path, base_tree))
         lab = [k for k in lab if k not in user]
     else:
-        user, lab = _function_fields(node)
+        user, lab = signatures.function_fields(node)
     if kind == "optimizer":
-        user = {k: v for k, v in user.items() if k not in GIVEN_TO_OPTIMIZERS}
-        return user, tuple(lab), {}, _unsupported(name), None, None
+        return _File({k: v for k, v in user.items() if k not in GIVEN_TO_OPTIMIZERS}, tuple(lab), problems=_unsupported(name))
     if strange := [k for k in lab if k not in GIVEN[kind]]:
         given_names = ", ".join(GIVEN[kind]) or "nothing"
         raise UserError(
             f"{kind} {name}: {path} asks for {', '.join(strange)} without a default; a {kind} is given {given_names}. Give it a default."
         )
-    tables, checks = (_said(homes, name) for name in ("VARIANTS", "problems"))
-    needed = _said(homes, "needs") if kind == "task" else None
-    own = homes[:1]  # a class may give more numbers than the one that it inherits from
-    return user, tuple(lab), tables or {}, checks, _said(own, "numbers") or _said(own, "NUMBERS"), needed
-
-
-def _said(homes: list[tuple[pathlib.Path, ast.Module]], name: str) -> Any:
-    """Returns the first literal or function of this name in some files; None without one."""
-    found = [(n, p) for p, t in homes for n in t.body if isinstance(n, ast.FunctionDef) and n.name == name]
-    tables = [_literal(n.value) for _, t in homes for n in t.body if isinstance(n, ast.Assign) and _target(n) == name]
-    return _compile(*found[0]) if found else tables[0] if tables else None
-
-
-def _parsed(path: pathlib.Path, what: str) -> ast.Module:
-    try:
-        return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    except SyntaxError as error:
-        raise UserError(f"{what}: {path}:{error.lineno} does not parse: {error.msg}.") from error
+    said, own = signatures.said, homes[:1]  # a class may give more numbers, or something else, than the one that it inherits from
+    return _File(
+        user,
+        tuple(lab),
+        variants=said(homes, "VARIANTS") or {},
+        problems=said(homes, "problems"),
+        numbers=said(own, "numbers") or said(own, "NUMBERS"),
+        needs=said(homes, "needs") if kind == "task" else None,
+        output=said(own, "OUTPUT"),
+    )
 
 
 def _unsupported(name: str) -> Any:
     """Returns the check of an optimiser: those that the lab cannot run say why, read from the source of optim/optimizer.py."""
-    tree = ast.parse((PACKAGE / "optim" / "optimizer.py").read_text(encoding="utf-8"))
-    reasons = next((_literal(n.value) for n in tree.body if isinstance(n, ast.Assign) and _target(n) == "UNSUPPORTED"), {})
+    path = PACKAGE / "optim" / "optimizer.py"
+    reasons = signatures.said([(path, signatures.parsed(path, f"optimizer {name}"))], "UNSUPPORTED") or {}
     return (lambda kw: [f"{name} {reasons[name]}."]) if name in reasons else None
-
-
-def _bases(node: ast.ClassDef, tree: ast.Module, path: pathlib.Path) -> list[tuple[pathlib.Path, ast.Module, ast.ClassDef]]:
-    """Returns (file, its tree, class) of the base classes, and of theirs, that can be found by name, without importing, last base first."""
-    found = []
-    for base in reversed(node.bases):
-        *parents, name = ast.unparse(base).split(".")
-        here = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name and n.lineno < node.lineno and not parents]
-        places = [(path, tree, here[-1])] if here else []
-        for file, original in [] if here else _origins(".".join(parents), name, tree, path):
-            other = _parsed(file, f"{path}, base class {original}")
-            places += [(file, other, n) for n in other.body if isinstance(n, ast.ClassDef) and n.name == original][:1]
-        for place_path, place_tree, place in places:
-            found += [*_bases(place, place_tree, place_path), (place_path, place_tree, place)]
-    return found
-
-
-def _origins(prefix: str, name: str, tree: ast.Module, path: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
-    """Returns (file, name there) that `prefix.name` (or the bare `name`) may come from by the imports of `tree`."""
-    found = []
-    for item in tree.body:
-        for alias in item.names if isinstance(item, ast.Import | ast.ImportFrom) else ():
-            called = alias.asname or alias.name
-            level = item.level if isinstance(item, ast.ImportFrom) else 0
-            folder = path.parents[level - 1] if level else None
-            if isinstance(item, ast.Import) and called == prefix:
-                found.append((modules.source_of(alias.name), name))
-            elif isinstance(item, ast.ImportFrom) and called == prefix:
-                found.append((modules.source_of(".".join(filter(None, [item.module, alias.name])), folder), name))
-            elif isinstance(item, ast.ImportFrom) and not prefix and called == name:
-                found.append((modules.source_of(item.module or "", folder), alias.name))
-    return [(file, original) for file, original in found if file is not None]
 
 
 def location(kind: str, name: str) -> tuple[pathlib.Path, str]:
@@ -311,90 +273,3 @@ def _optax_functions() -> dict[str, tuple[str, pathlib.Path]]:
                 if "learning_rate" in arguments and not node.name.startswith("scale_by_"):
                     found.setdefault(node.name, (module, path))
     return found
-
-
-def _class_fields(node: ast.ClassDef) -> tuple[dict[str, Field], list[str]]:
-    user, lab = {}, []
-    for item in node.body:
-        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name) or "ClassVar" in ast.unparse(item.annotation):
-            continue
-        if item.value is None:
-            lab.append(item.target.id)
-        elif not (isinstance(item.value, ast.Call) and any(k.arg == "init" for k in item.value.keywords)):
-            user[item.target.id] = _field(item.annotation, _default(item.value))
-    return user, lab
-
-
-def _function_fields(node: ast.FunctionDef) -> tuple[dict[str, Field], list[str]]:
-    positional = node.args.posonlyargs + node.args.args
-    padded = [None] * (len(positional) - len(node.args.defaults)) + list(node.args.defaults)
-    pairs = list(zip(positional, padded, strict=True)) + list(zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True))
-    user = {a.arg: _field(a.annotation, _default(d)) for a, d in pairs if d is not None}
-    return user, [a.arg for a, d in pairs if d is None]
-
-
-def _default(node: ast.expr) -> Any:
-    """Evaluates a default: a literal or `field(default_factory=dict)`."""
-    if isinstance(node, ast.Call):
-        for keyword in node.keywords:
-            if keyword.arg == "default_factory" and isinstance(keyword.value, ast.Lambda):
-                return _literal(keyword.value.body)
-            if keyword.arg == "default_factory":
-                return {"dict": {}, "tuple": ()}.get(ast.unparse(keyword.value))
-            if keyword.arg == "default":
-                return _literal(keyword.value)
-    return _literal(node)
-
-
-def _literal(node: ast.expr) -> Any:
-    """ast.literal_eval that also reads `dict(a=1)`, the form that configs are written in."""
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "dict":
-        return {k.arg: _literal(k.value) for k in node.keywords}
-    if isinstance(node, ast.Dict):
-        return {_literal(k): _literal(v) for k, v in zip(node.keys, node.values, strict=True)}
-    if isinstance(node, ast.Tuple):
-        return tuple(_literal(x) for x in node.elts)
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return UNREADABLE
-
-
-def _field(annotation: ast.expr | None, default: Any) -> Field:
-    text = ast.unparse(annotation).replace("typing.", "").replace("lookup.", "") if annotation is not None else ""
-    optional = text.endswith("| None") or text.startswith("None |")
-    text = text.removesuffix("| None").removeprefix("None |").strip()
-    if text.startswith("Literal["):
-        return Field(str, default, choices=tuple(ast.literal_eval(f"({text[8:-1]},)")), optional=optional)
-    if text.startswith("Plugin["):
-        return Field(dict, default, plugin=ast.literal_eval(text[7:-1]), optional=optional)
-    if text.startswith("dict[str, Plugin["):
-        return Field(dict, default, plugins=ast.literal_eval(text[17:-2]), optional=optional)
-    simple = {"int": int, "float": float, "str": str, "bool": bool, "dict": dict, "tuple": tuple, "Duration": str}
-    if text.startswith("tuple[Literal["):
-        choices = ast.literal_eval(f"({text[14 : text.index(']')]},)")
-        return Field(tuple, default, choices=choices, optional=optional, item=str)
-    if text.startswith("tuple["):
-        item = text[6:-1].split(",")[0].strip()
-        return Field(tuple, default, optional=optional, item=simple.get(item), duration=item == "Duration")
-    if text == "Duration":
-        return Field(str, default, optional=optional, duration=True)
-    base = simple.get(text.split("[")[0])
-    if base is None and isinstance(default, bool | int | float | str | tuple):
-        base = type(default)
-    return Field(base, default, optional=optional or default is None or default is UNREADABLE)
-
-
-def _target(node: ast.Assign) -> str:
-    return node.targets[0].id if isinstance(node.targets[0], ast.Name) else ""
-
-
-def _compile(node: ast.FunctionDef, path: pathlib.Path) -> Any:
-    """Compiles one function on its own: it sees builtins only, as the architecture asks of `problems`."""
-    plain = copy.deepcopy(node)
-    plain.returns, plain.decorator_list = None, []
-    for argument in plain.args.args:
-        argument.annotation = None
-    scope: dict[str, Any] = {}
-    exec(compile(ast.Module([plain], []), str(path), "exec"), scope)
-    return scope[node.name]

@@ -6,7 +6,7 @@ from typing import Any
 
 from decoder_lab.core import durations, fields
 from decoder_lab.core.errors import UserError, nearest
-from decoder_lab.core.lookup import Field
+from decoder_lab.core.signatures import Field
 
 
 def cast(field: Field, value: Any) -> tuple[Any, bool]:

@@ -9,7 +9,7 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from decoder_lab.core import lookup
+from decoder_lab.core import lookup, signatures
 from decoder_lab.layers import transformer_parts as parts
 from decoder_lab.ops import rotary
 
@@ -27,7 +27,7 @@ def completed(kind: str, plugin: Any) -> dict:
     kw = {**lookup.variants(kind, name).get(kw.get("variant"), {}), **kw}
     full = {}
     for key, field in lookup.fields(kind, name).items():
-        value = kw.get(key, None if field.default is lookup.UNREADABLE else field.default)
+        value = kw.get(key, None if field.default is signatures.UNREADABLE else field.default)
         full[key] = completed(field.plugin, value) if field.plugin and value is not None else value
     return dict(name=name, kw=full)
 

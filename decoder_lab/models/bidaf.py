@@ -10,12 +10,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from decoder_lab.core.errors import UserError
 from decoder_lab.layers.characters import Characters
 from decoder_lab.layers.dropout import Dropout
 from decoder_lab.layers.embedding import Embedding
 from decoder_lab.layers.linear import Linear
 from decoder_lab.layers.question import AttentionFlow, Highway, features_of
 from decoder_lab.layers.recurrent import Recurrent
+
+OUTPUT = "spans"  # what it gives: a task of the same OUTPUT trains it
 
 VARIANTS = {
     "seo2017": dict(embedding_dim=100, width=100, characters="cnn", character_dim=16, character_features=100, dropout=0.2),
@@ -81,7 +84,9 @@ class Model(nn.Module):
         parts = [table(jnp.where(real_BS, tokens_BS, 0))]
         if self.characters != "none":
             if chars_BSK is None:
-                raise ValueError('characters="cnn" needs the batch key "chars": set task.kw.max_characters, such as 16')
+                raise UserError(
+                    'model bidaf: characters="cnn" reads each token\'s characters: set --config.task.kw.max_characters, such as 16.'
+                )
             kw = dict(embedding_dim=self.character_dim, features=self.character_features, window=self.character_window, dtype=self.dtype)
             parts.append(Characters(self.char_vocab_size, "cnn", dropout=self.dropout, name="characters", **kw)(chars_BSK, deterministic))
         if self.features:

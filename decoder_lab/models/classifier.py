@@ -20,6 +20,8 @@ from decoder_lab.layers.memory import Memory
 from decoder_lab.layers.ngrams import CharacterNgrams
 from decoder_lab.layers.pooling import Pooling
 
+OUTPUT = "labels"  # what it gives: a task of the same OUTPUT trains it
+
 VARIANTS = {
     # fastText (Joulin et al. 2016): the mean of token and bigram embeddings, and a linear layer
     "bag": dict(encoder=dict(name="bag_of_embeddings", kw=dict(embedding_dim=128, ngrams=2, dropout=0.5)), pooling="mean", dropout=0.3),

@@ -6,6 +6,8 @@ Reads from a batch: "tokens" int32 [B, T]; where rows hold several documents or 
 
 from decoder_lab.decoders.convolutional import Decoder
 
+OUTPUT = "next tokens"  # what it gives: a task of the same OUTPUT trains it
+
 
 class Model(Decoder):
     """tokens_BT -> logits_BTV, causal, with a receptive field of `num_layers * (kernel_size - 1) + 1` tokens."""

@@ -16,6 +16,8 @@ from decoder_lab.layers.dropout import Dropout
 from decoder_lab.layers.linear import Linear
 from decoder_lab.layers.pooling import Pooling
 
+OUTPUT = "labels"  # what it gives: a task of the same OUTPUT trains it
+
 
 def problems(kw) -> list[str]:
     """Dropout is a share, and there is no source to be read."""

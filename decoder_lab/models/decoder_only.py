@@ -9,6 +9,8 @@ from decoder_lab.layers import transformer_parts as parts
 from decoder_lab.layers.mlp import GATED
 from decoder_lab.ops import attention_kernels
 
+OUTPUT = "next tokens"  # what it gives: a task of the same OUTPUT trains it
+
 VARIANTS = {
     # GPT-2 (Radford et al. 2019); parameter counts are exact at vocabulary 50257 and length 1024: 124,439,808
     "gpt2": dict(num_layers=12, num_heads=12, width=768),

@@ -18,6 +18,8 @@ from decoder_lab.layers.dropout import Dropout
 from decoder_lab.layers.linear import Linear
 from decoder_lab.layers.pooling import Pooling
 
+OUTPUT = "embeddings of two texts"  # what it gives: a task of the same OUTPUT trains it
+
 MAX_SCALE = 100.0  # as in CLIP (Radford et al. 2021): a sharper softmax is no more stable
 
 

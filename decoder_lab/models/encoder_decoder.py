@@ -17,6 +17,8 @@ from decoder_lab.core.lookup import Plugin
 from decoder_lab.layers.embedding import Embedding
 from decoder_lab.layers.memory import Memory
 
+OUTPUT = "next tokens of a target"  # what it gives: a task of the same OUTPUT trains it
+
 VARIANTS = {
     # Bahdanau et al. 2014, RNNsearch-50 (appendix A.2.3): 80,446,000 at two vocabularies of 30,000 words
     "bahdanau2014": dict(

@@ -15,6 +15,8 @@ from decoder_lab.layers.linear import Linear
 from decoder_lab.layers.pooling import Pooling
 from decoder_lab.layers.tagging import Scores, Tagger
 
+OUTPUT = "an intent and tags"  # what it gives: a task of the same OUTPUT trains it
+
 
 class Model(Tagger, kw_only=True):
     """tokens_BS, starts_BW -> Scores with intent_BI, float32 logits of the `num_classes` intents."""

@@ -17,6 +17,8 @@ from decoder_lab.layers.linear import Linear
 from decoder_lab.layers.mlp import ACTIVATIONS
 from decoder_lab.layers.norm import Norm
 
+OUTPUT = "hidden tokens"  # what it gives: a task of the same OUTPUT trains it
+
 VARIANTS = {
     # parameters with the head, at vocabulary 30522 and length 512 (Devlin et al. 2019, Turc et al. 2019, Wang et al. 2020)
     "bert-tiny": dict(encoder=dict(name="transformer", kw=dict(variant="bert-tiny"))),  # 4,416,698

@@ -6,6 +6,8 @@ Reads from a batch: "tokens" int32 [B, T]; where rows hold several documents or 
 from decoder_lab.decoders import recurrent
 from decoder_lab.ops.recurrent import GATES
 
+OUTPUT = "next tokens"  # what it gives: a task of the same OUTPUT trains it
+
 VARIANTS = {
     # Zaremba et al. 2014, section 4.1; with their vocabulary of 10000 and one bias a gate: 19,775,200 and 66,022,000 parameters
     "zaremba-medium": dict(cell="lstm", num_layers=2, width=650, dropout=0.5, forget_bias=0.0),

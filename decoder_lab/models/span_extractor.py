@@ -16,6 +16,8 @@ from decoder_lab.layers.dropout import Dropout
 from decoder_lab.layers.linear import Linear
 from decoder_lab.layers.question import features_of
 
+OUTPUT = "spans"  # what it gives: a task of the same OUTPUT trains it
+
 
 class Model(nn.Module):
     """tokens_BS -> logits_BS2. The encoder's parameters are below `encoder/`, where those of a pretrained one go."""

@@ -11,6 +11,8 @@ import jax
 
 from decoder_lab.layers.tagging import Scores, Tagger
 
+OUTPUT = "tags"  # what it gives: a task of the same OUTPUT trains it
+
 VARIANTS = {
     # Lample et al. 2016: characters by a BiLSTM of 25 a direction, words by one of 100 a direction, a hidden layer of 100, CRF
     "lample2016": dict(

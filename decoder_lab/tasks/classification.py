@@ -19,6 +19,8 @@ from decoder_lab.core.errors import UserError, nearest
 from decoder_lab.data import labels, marks
 from decoder_lab.ops.cross_entropy import cross_entropy
 
+OUTPUT = "labels"  # of the models that it trains
+
 NUMBERS = ("loss", "accuracy", "rmse")  # of evaluation
 
 SHOWN = 5  # labels of a prediction that are listed with their probability, and known ones that an error lists

@@ -19,6 +19,8 @@ from decoder_lab.core.errors import UserError
 from decoder_lab.data import conversation
 from decoder_lab.ops import cross_entropy
 
+OUTPUT = "next tokens"  # of the models that it trains
+
 NUMBERS = ("loss", "accuracy", "perplexity")  # of evaluation
 
 

@@ -18,6 +18,8 @@ from decoder_lab.data.tagged_words import TaggedWords
 from decoder_lab.layers.tagging import Scores, best_tags, tag_losses
 from decoder_lab.ops.cross_entropy import cross_entropy
 
+OUTPUT = "an intent and tags"  # of the models that it trains
+
 NUMBERS = ("loss", "slot_loss", "intent_loss", "intent_accuracy", "tag_accuracy")  # of evaluation
 
 

@@ -14,6 +14,8 @@ import numpy as np
 from decoder_lab.data import marks
 from decoder_lab.ops import cross_entropy
 
+OUTPUT = "next tokens"  # of the models that it trains
+
 NUMBERS = ("loss", "accuracy", "perplexity", "bits_per_byte")  # of evaluation
 
 

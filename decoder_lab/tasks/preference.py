@@ -20,6 +20,8 @@ from decoder_lab.data import conversation, preferences
 from decoder_lab.ops import preference
 from decoder_lab.ops.cross_entropy import cross_entropy
 
+OUTPUT = "next tokens"  # of the models that it trains
+
 NUMBERS = ("loss", "accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_logprob", "rejected_logprob")  # of evaluation
 
 REFERENCE = "reference"

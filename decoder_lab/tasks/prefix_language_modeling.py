@@ -16,8 +16,10 @@ import jax
 import numpy as np
 
 from decoder_lab.core.errors import UserError
-from decoder_lab.data import marks
+from decoder_lab.data import marks, pairs
 from decoder_lab.ops import cross_entropy
+
+OUTPUT = "next tokens"  # of the models that it trains
 
 NUMBERS = ("loss", "accuracy", "perplexity")  # of evaluation
 
@@ -86,13 +88,13 @@ class Task:
 
     def texts(self, raw: dict) -> Iterator[str]:
         """What `tokenizer` learns from."""
-        yield _field(raw, "source")
-        yield _field(raw, "target")
+        yield pairs.text(raw, "source")
+        yield pairs.text(raw, "target")
 
     def example(self, raw: dict) -> dict[str, np.ndarray] | list:
         """Raw pair -> the features of one example; [] where it is too long and `too_long` is "drop"."""
         eos = self.tokenizer.eos_id
-        source, target = self._source(raw), np.append(self.tokenizer.encode(_field(raw, "target")), eos)
+        source, target = self._source(raw), np.append(self.tokenizer.encode(pairs.text(raw, "target")), eos)
         for side, got, most in zip(("source", "target"), (source, target), self._most, strict=True):
             if len(got) > most:
                 done = "left out as too long" if self.too_long == "drop" else "cut"
@@ -123,7 +125,7 @@ class Task:
                 f"prefix_language_modeling: a source of {self._most[0]} tokens (task.kw.max_source_length, or sequence_length) has no room "
                 "for a token between the tokenizer's marks: raise it."
             )
-        return np.concatenate([before, self.tokenizer.encode(_field(raw, "source"))]).astype(np.int32)
+        return np.concatenate([before, self.tokenizer.encode(pairs.text(raw, "source"))]).astype(np.int32)
 
     def extent(self, raw: dict) -> tuple[int, int]:
         """Returns a source's tokens, 0 where it is blank, and how many of them the model does not see."""
@@ -162,15 +164,3 @@ class Task:
     def summary(self, means: dict[str, float], rows: Any) -> dict[str, float]:
         """Evaluation's means -> loss (nats a target token), accuracy and perplexity."""
         return {"loss": means["nll"], "accuracy": means["accuracy"], "perplexity": math.exp(min(means["nll"], 700.0))}
-
-
-def _field(raw: dict, name: str) -> str:
-    if not isinstance(raw.get(name), str):
-        got = f"is {raw[name]!r:.60}" if name in raw else f"is not there (it has {', '.join(sorted(raw)) or 'nothing'})"
-        raise UserError(
-            f'prefix_language_modeling: expected a text in an item\'s field "{name}", which {got}. '
-            'An item is {"source": "...", "target": "..."}, to be predicted the source alone. '
-            "Fields of other names get these by --config.data.source.kw.fields, of a source of pairs "
-            "such as tsv."
-        )
-    return raw[name]

@@ -15,6 +15,8 @@ import numpy as np
 
 from decoder_lab.data.question_windows import QuestionWindows
 
+OUTPUT = "spans"  # of the models that it trains
+
 NUMBERS = ("loss", "start_accuracy", "end_accuracy", "span_accuracy")  # of evaluation
 
 MASKED = -1e9  # a logit that no real one comes near, finite so that its gradient is

@@ -17,6 +17,8 @@ import numpy as np
 from decoder_lab.data import conversation, preferences
 from decoder_lab.ops import preference
 
+OUTPUT = "labels"  # of the models that it trains
+
 NUMBERS = ("loss", "accuracy", "margin")  # of evaluation
 
 

@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from decoder_lab.core.errors import UserError
-from decoder_lab.data import marks
+from decoder_lab.data import marks, pairs
 from decoder_lab.ops import cross_entropy
+
+OUTPUT = "next tokens of a target"  # of the models that it trains
 
 NUMBERS = ("loss", "accuracy", "perplexity")  # of evaluation
 
@@ -104,15 +106,15 @@ class Task:
 
     def texts(self, raw: dict) -> Iterator[str]:
         """What `tokenizer` learns from."""
-        yield _field(raw, "target")
+        yield pairs.text(raw, "target")
 
     def source_texts(self, raw: dict) -> Iterator[str]:
         """What `source_tokenizer` learns from."""
-        yield _field(raw, "source")
+        yield pairs.text(raw, "source")
 
     def example(self, raw: dict) -> dict[str, np.ndarray] | list:
         """Raw pair -> the features of one example, each of its own length; [] where it is too long and `too_long` is "drop"."""
-        source, target = self._source(raw), self.tokenizer.encode(_field(raw, "target"))
+        source, target = self._source(raw), self.tokenizer.encode(pairs.text(raw, "target"))
         start = self._start()
         labels = np.concatenate([np.zeros(len(start) - 1, np.int32), target, [self.tokenizer.eos_id]])
         most_source, most_target = self.max_source_length or self.length, self.max_target_length or self.length
@@ -153,7 +155,7 @@ class Task:
     def _source(self, raw: dict) -> np.ndarray:
         """Returns the whole source, int32 [S]."""
         before, _ = marks.around(self.source_tokenizer)
-        return np.concatenate([before, self.source_tokenizer.encode(_field(raw, "source")), self._source_end()]).astype(np.int32)
+        return np.concatenate([before, self.source_tokenizer.encode(pairs.text(raw, "source")), self._source_end()]).astype(np.int32)
 
     def _source_end(self) -> list[int]:
         """Returns what ends a source."""
@@ -230,15 +232,3 @@ class Task:
     def summary(self, means: dict[str, float], rows: Any) -> dict[str, float]:
         """Evaluation's means -> loss (nats a token), accuracy and perplexity, all of the true target so far as input."""
         return {"loss": means["nll"], "accuracy": means["accuracy"], "perplexity": math.exp(min(means["nll"], 700.0))}
-
-
-def _field(raw: dict, name: str) -> str:
-    if not isinstance(raw.get(name), str):
-        got = f"is {raw[name]!r:.60}" if name in raw else f"is not there (it has {', '.join(sorted(raw)) or 'nothing'})"
-        raise UserError(
-            f'sequence_to_sequence: expected a text in an item\'s field "{name}", which {got}. '
-            'An item is {"source": "...", "target": "..."}, to be predicted the source alone. '
-            "Fields of other names get these by --config.data.source.kw.fields, of a source of pairs "
-            "such as tsv."
-        )
-    return raw[name]

@@ -17,6 +17,8 @@ from decoder_lab.core.errors import UserError
 from decoder_lab.data import marks
 from decoder_lab.ops import corruption, cross_entropy
 
+OUTPUT = "next tokens of a target"  # of the models that it trains
+
 NUMBERS = ("loss", "accuracy", "perplexity")  # of evaluation
 
 

@@ -16,6 +16,8 @@ from decoder_lab.data.tagged_words import TaggedWords
 from decoder_lab.layers.tagging import Scores, best_tags, tag_losses
 from decoder_lab.ops import tag_schemes
 
+OUTPUT = "tags"  # of the models that it trains
+
 NUMBERS = ("loss", "accuracy")  # of evaluation
 
 

@@ -60,6 +60,35 @@ def test_presets_and_tasks_inside_others_are_asked_too():
         config_lib.resolve(dict(task=dict(name="distillation", kw=dict(workdir="x", task=SAMPLED)), model=pair("convolutional")))
 
 
+@pytest.mark.parametrize("task", [name for name in lookup.names("task") if name != "distillation"])
+def test_a_model_that_gives_something_else_is_a_problem_of_the_config(task):
+    """A classifier's logits as those of tokens would train, and mean nothing; most other pairs end in a traceback."""
+    models = {name: lookup.output("model", name) for name in lookup.names("model")}
+    fitting = [name for name, output in models.items() if output == lookup.output("task", task)]
+    assert fitting and all(models.values())
+    for name in models:
+        found = calls.problems(dict(name=task, kw={}), dict(name=name, kw={})) if name not in fitting else []
+        assert len(found) == (name not in fitting) and all(
+            f"Models for this task: {', '.join(fitting)}. Tasks for" in line for line in found
+        )
+        of_model = [re.fullmatch(r".*Tasks for this model: (.*)\.", line)[1].split(", ") for line in found]
+        assert all(task not in tasks and {lookup.output("task", t) for t in tasks} == {models[name]} for tasks in of_model)
+
+
+def test_what_a_file_does_not_say_is_not_asked(tmp_path):
+    """Nor is it taken from the class that it inherits from, whose result it may have made another."""
+    base = "from decoder_lab.models import {0}\nclass Model({0}.Model):\n  pass\n"
+    for name, output in (("silent", ""), ("loud", 'OUTPUT = "tags"\n')):
+        (tmp_path / "mine" / f"{name}.py").write_text(base.format("decoder_only") + output)
+    task = dict(name="classification", kw={})
+    assert calls.problems(task, dict(name="mine.silent", kw={})) == []
+    assert "model mine.loud gives tags. Models for this task: classifier" in calls.problems(task, dict(name="mine.loud", kw={}))[0]
+    with pytest.raises(
+        UserError, match="1 problem(.|\n)*task: classification learns from labels, and model decoder_only gives next tokens"
+    ):
+        config_lib.resolve(dict(task="classification"))
+
+
 @pytest.mark.parametrize("of", ["model", "decoder"])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_users_own_call_is_read_not_imported(of, name):

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from decoder_lab.core import config as config_lib
-from decoder_lab.core import lookup
+from decoder_lab.core import lookup, signatures
 from decoder_lab.core.errors import UserError
 
 
@@ -142,14 +142,16 @@ def test_a_plugin_can_be_swapped_from_the_command_line():
 
 def test_a_swapped_plugin_keeps_only_values_that_it_takes():
     """`attention` is the kind of attention in a recurrent decoder, the kernel in a Transformer; a variant is the old model's own."""
-    base = {"model": {"name": "encoder_decoder", "kw": {"decoder": {"name": "recurrent", "kw": {"attention": "additive", "width": 24}}}}}
+    pair = {"task": "sequence_to_sequence", "sequence_length": 64}
+    decoder = {"name": "recurrent", "kw": {"attention": "additive", "width": 24}}
+    base = {**pair, "model": {"name": "encoder_decoder", "kw": {"decoder": decoder}}}
     decoder = resolve(base, "model.kw.decoder.name=transformer").model.kw.decoder
     assert decoder.kw.attention == lookup.fields("decoder", "transformer")["attention"].default and decoder.kw.width == 24
-    swapped = resolve({"model": {"name": "decoder_only", "kw": {"variant": "gpt2"}}}, "model.name=encoder_decoder")
+    swapped = resolve({"model": {"name": "decoder_only", "kw": {"variant": "gpt2"}}}, "model.name=recurrent_lm")
     assert swapped.model.kw.variant == ""
     with pytest.raises(UserError, match="attention: got 'additve'"):
         wrong = {"name": "recurrent", "kw": {"attention": "additve"}}
-        resolve({"model": {"name": "encoder_decoder", "kw": {"decoder": wrong}}}, "model.kw.decoder.name=recurrent")
+        resolve({**pair, "model": {"name": "encoder_decoder", "kw": {"decoder": wrong}}}, "model.kw.decoder.name=recurrent")
 
 
 def test_a_variant_expands_and_explicit_settings_win():
@@ -180,15 +182,20 @@ def test_an_evaluator_that_never_runs_may_stand_where_it_decides_nothing():
 
 
 @pytest.mark.parametrize(
-    "task, kw, part",
+    "task, model, kw, part",
     [
-        ("sequence_to_sequence", dict(max_source_length=80), "max_source_length: got 80, expected at most 64"),
-        ("prefix_language_modeling", dict(max_target_length=64), "a source of 0 tokens and a target of 64 do not fit a row of 64"),
-        ("question_answering", {}, "sequence_length=64 leaves no room beside a question of 64 tokens"),
+        ("sequence_to_sequence", "encoder_decoder", dict(max_source_length=80), "max_source_length: got 80, expected at most 64"),
+        (
+            "prefix_language_modeling",
+            "decoder_only",
+            dict(max_target_length=64),
+            "a source of 0 tokens and a target of 64 do not fit a row of 64",
+        ),
+        ("question_answering", "span_extractor", {}, "sequence_length=64 leaves no room beside a question of 64 tokens"),
     ],
 )
-def test_texts_longer_than_a_row_are_found_before_anything_is_read(task, kw, part):
-    delta = dict(task=dict(name=task, kw=kw), sequence_length=64)
+def test_texts_longer_than_a_row_are_found_before_anything_is_read(task, model, kw, part):
+    delta = dict(task=dict(name=task, kw=kw), model=model, sequence_length=64)
     with pytest.raises(UserError, match=f"1 problem(.|\n)*{part}"):
         resolve(delta)
     resolve(delta, "sequence_length=128")
@@ -222,7 +229,7 @@ def test_every_plugin_defines_the_object_of_its_kind_with_readable_fields(kind):
     for name in lookup.names(kind):
         for key, field in lookup.fields(kind, name).items():
             assert field.type is not None, f"{kind} {name}: the annotation of {key} is not one that a config can check"
-            assert field.default is not lookup.UNREADABLE, f"{kind} {name}: the default of {key} is not a literal"
+            assert field.default is not signatures.UNREADABLE, f"{kind} {name}: the default of {key} is not a literal"
         assert lookup.find(kind, name) is not None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from decoder_lab.core import lookup, tree
+from decoder_lab.core import lookup, signatures, tree
 from decoder_lab.core.durations import Clockwork
 from decoder_lab.core.errors import UserError
 from decoder_lab.optim import optimizer
@@ -76,7 +76,7 @@ def test_all_of_optax_is_either_built_or_refused_with_a_reason():
     refused = {}
     for name in lookup.names("optimizer"):
         fields = lookup.fields("optimizer", name)
-        kw = {key: field.default for key, field in fields.items() if field.default is not lookup.UNREADABLE}
+        kw = {key: field.default for key, field in fields.items() if field.default is not signatures.UNREADABLE}
         try:
             tx, _ = make(name, kw=kw)
             jax.eval_shape(tx.init, PARAMS)

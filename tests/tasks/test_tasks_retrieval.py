@@ -101,7 +101,7 @@ def test_texts_are_cut_and_counted_and_fields_asked_for():
     task = Task(Words(), Words(), 3)
     example = task.example(dict(source="abcdef", target="a"))
     assert example["source"].tolist() == [1, 2, 3] and list(task.counts.values()) == [1]
-    with pytest.raises(UserError, match='no text "target" .it has source'):
+    with pytest.raises(UserError, match='"target", which is not there .it has source'):
         task.example(dict(source="a"))
 
 

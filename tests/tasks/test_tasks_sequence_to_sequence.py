@@ -210,5 +210,5 @@ def test_the_extent_of_a_source_is_what_is_read_and_what_is_cut():
     assert task.extent({"source": "abcdef"}) == (7, 3) and task.extent({"source": "abc"}) == (4, 0)  # the eos counts and stays
     blank = type("Blanks", (Letters,), {"encode": lambda self, text: np.zeros(len(text), np.int32)})()
     assert Task(blank, blank, 8).extent({"source": " "})[0] == 0
-    with pytest.raises(UserError, match='"source", which is not there .it has src..*An item is {"source"'):
+    with pytest.raises(UserError, match='"source", which is not there .it has src..*A pair is {"source"'):
         task.prompt({"src": "a"})
