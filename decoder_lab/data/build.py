@@ -191,6 +191,11 @@ def suits(task: Any, packing: str) -> None:
         raise UserError(
             f'data.packing: got "{packing}", which packs {takes}, but the task gives {wants}: set --config.data.packing.name to {fitting}.'
         )
+    if packing == "packed" and not getattr(task, "packable", False):
+        raise UserError(
+            'data.packing: got "packed", which puts several examples into a row, but the task reads a row as one: set '
+            '--config.data.packing.name to "buckets".'
+        )
 
 
 def rows_for(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from decoder_lab.data import marks
+from decoder_lab.data import marks, named_texts
 
 UNKNOWN_CHARACTER = 1  # 0 is padding, the train split's characters begin at 2
 # a Chinese or Japanese character, a run of other letters and digits, or any single mark: what an answer can begin and end with
@@ -54,7 +54,7 @@ class QuestionWindows:
         characters: set[str] = set()
         if self.max_characters:
             for raw in items:
-                characters.update(raw["question"], raw["context"])
+                characters.update(_text(raw, "question"), _text(raw, "context"))
         return dict(characters="".join(sorted(characters)))
 
     def load(self, facts: dict) -> None:
@@ -67,18 +67,18 @@ class QuestionWindows:
 
     def texts(self, raw: dict) -> Iterator[str]:
         """Yields what the tokenizer is trained on: words with spaces between them, as they are encoded."""
-        for text in (raw["question"], raw["context"]):
+        for text in (_text(raw, "question"), _text(raw, "context")):
             yield " ".join(self._written(word) for word in WORD.findall(text))
 
     def example(self, raw: dict) -> list[dict[str, np.ndarray]]:
         """Raw item -> the features of each window."""
-        question, question_chars, _ = self._read(raw["question"])
+        question, question_chars, _ = self._read(_text(raw, "question"))
         if len(question) > self.max_question_length:
             self._count(f"questions of more than {self.max_question_length} tokens, cut")
         before, between, after = self._marks()
         question = np.concatenate([before, question[: self.max_question_length], between]).astype(np.int32)
         question = question if len(question) else np.zeros(1, np.int32)
-        context, context_chars, offsets = self._context(raw["context"])
+        context, context_chars, offsets = self._context(_text(raw, "context"))
         gold, weight = self._gold(raw, offsets)
         room = self.length - len(question) - len(after)
         if len(context) > room:
@@ -99,7 +99,7 @@ class QuestionWindows:
 
     def extent(self, raw: dict) -> tuple[int, int]:
         """Returns an item's tokens, 0 where a text is blank, and how many of them the model does not see: a long question's last."""
-        question, context = len(self._read(raw["question"])[0]), len(self._context(raw["context"])[0])
+        question, context = len(self._read(_text(raw, "question"))[0]), len(self._context(_text(raw, "context"))[0])
         return (question + context if question and context else 0), max(0, question - self.max_question_length)
 
     def _windows(self, length: int, room: int) -> range:
@@ -177,3 +177,7 @@ class QuestionWindows:
 
     def _count(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
+
+
+def _text(raw: dict, name: str) -> str:
+    return named_texts.of(raw, name, named_texts.QUESTION)

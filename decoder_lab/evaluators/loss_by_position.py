@@ -55,7 +55,7 @@ class Evaluator:
         batch_size = -(-(self.batch_size or context.batch_size) // devices) * devices
         total = np.zeros((len(self.borders) + 1, 2))
         for batch in feed.evaluation_batches(rows, batch_size, self.limit, devices):
-            if np.ndim(batch["weights"]) != 2:
+            if np.ndim(batch["weights"]) != 2 or getattr(context.task, "draws_targets", False):
                 raise UserError("evaluator loss_by_position: this task has no loss at each place of a row; use it with language models.")
             total += np.asarray(meshes.fetch(self._sums(params, meshes.shard_whole(batch, context.mesh)), context.mesh), np.float64)
         edges = [0, *self.borders, context.max_length]

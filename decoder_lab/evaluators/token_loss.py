@@ -49,7 +49,8 @@ class Evaluator:
         params, devices = context.params(state), meshes.num_shares(context.mesh)
         texts = []
         for batch in feed.evaluation_batches(context.rows(self.split), -(-self.limit // devices) * devices, self.limit, devices):
-            if np.ndim(batch["weights"]) != 2 or np.shape(batch.get("labels")) != np.shape(batch["weights"]):
+            other = np.ndim(batch["weights"]) != 2 or np.shape(batch.get("labels")) != np.shape(batch["weights"])
+            if other or getattr(context.task, "draws_targets", False):
                 raise UserError("evaluator token_loss: this task has no loss at each token; use it with language models and their like.")
             losses_BT = np.asarray(meshes.fetch(self._losses(params, meshes.shard_whole(batch, context.mesh)), context.mesh), np.float64)
             rows = zip(batch["labels"], batch["weights"], losses_BT, strict=True)

@@ -1,7 +1,8 @@
 """Predictions of a trained model for a file of raw items: labels, tags, answers, or the texts of a task that writes.
 
 The input is JSON lines, each an object with the fields that the task reads (what is to be predicted may be missing), a table (.csv, .tsv)
-of these columns, or plain text, one item a line, where the task reads one text; all may be packed (.gz). The output is one JSON line an
+of these columns, JSON as SQuAD has it where the run's source is `squad`, or plain text, one item a line, where the task reads one text; all
+may be packed (.gz). The output is one JSON line an
 item, in the same order, written batch by batch. Fields that hold what is to be predicted (`task.gold_fields`) are not looked at. Of an item
 whose texts are blank nothing is predicted: null.
 """
@@ -18,6 +19,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
+from decoder_lab.core import lookup
 from decoder_lab.core.errors import UserError
 
 TABLES = {
@@ -32,8 +34,8 @@ AT_ONCE = 1024  # items that are read, sorted by length and answered together
 def read_items(path: str, task: Any, source: Mapping[str, Any] | None = None) -> Iterator[dict]:
     """Yields the raw items of a file (.gz too), or of standard input for "-".
 
-    A file is JSON lines where its name ends with .jsonl or .json, a table where it ends with .csv or .tsv, else plain text; standard input
-    is JSON lines where its first line is a JSON object.
+    A file is JSON lines where its name ends with .jsonl or .json (of a run with source `squad` .json is as SQuAD has it), a table where it
+    ends with .csv or .tsv, else plain text; standard input is JSON lines where its first line is a JSON object.
 
     Args:
       source: `config.data.source` of the run: a table is read by the settings of a source csv or tsv, else it has a header that names the
@@ -47,6 +49,11 @@ def read_items(path: str, task: Any, source: Mapping[str, Any] | None = None) ->
         raise UserError(f'--input: there is no file {pathlib.Path(path).absolute()} ("-" reads standard input).')
     packed = path.endswith(".gz")
     kind = pathlib.Path(path.removesuffix(".gz")).suffix
+    if kind == ".json" and (source or {}).get("name") == "squad":
+        kw = dict(train=path, encoding=source["kw"]["encoding"])
+        made = lookup.make("source", dict(name="squad", kw=kw), split="train")
+        yield from (made[i] for i in range(len(made)))
+        return
     if kind in TABLES:
         yield from _rows(pathlib.Path(path), kind, task, source or {})
         return

@@ -58,6 +58,8 @@ class Task:
     special_ids: tuple[int, ...] = ()
     text_field: str = "text"
 
+    draws_targets = True  # in `metrics`: those of the batch are not what is predicted
+
     def __post_init__(self):
         if self.mask_id is not None and self.tokenizer is not None and not 0 <= self.mask_id < self.tokenizer.vocab_size:
             raise UserError(f"task.kw.mask_id: got {self.mask_id}, expected an id below {self.tokenizer.vocab_size}, or None.")

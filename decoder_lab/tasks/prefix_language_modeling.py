@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from decoder_lab.core.errors import UserError
-from decoder_lab.data import marks, pairs
+from decoder_lab.data import marks, named_texts
 from decoder_lab.ops import cross_entropy
 
 OUTPUT = "next tokens"  # of the models that it trains
@@ -88,13 +88,13 @@ class Task:
 
     def texts(self, raw: dict) -> Iterator[str]:
         """What `tokenizer` learns from."""
-        yield pairs.text(raw, "source")
-        yield pairs.text(raw, "target")
+        yield named_texts.of(raw, "source")
+        yield named_texts.of(raw, "target")
 
     def example(self, raw: dict) -> dict[str, np.ndarray] | list:
         """Raw pair -> the features of one example; [] where it is too long and `too_long` is "drop"."""
         eos = self.tokenizer.eos_id
-        source, target = self._source(raw), np.append(self.tokenizer.encode(pairs.text(raw, "target")), eos)
+        source, target = self._source(raw), np.append(self.tokenizer.encode(named_texts.of(raw, "target")), eos)
         for side, got, most in zip(("source", "target"), (source, target), self._most, strict=True):
             if len(got) > most:
                 done = "left out as too long" if self.too_long == "drop" else "cut"
@@ -125,7 +125,7 @@ class Task:
                 f"prefix_language_modeling: a source of {self._most[0]} tokens (task.kw.max_source_length, or sequence_length) has no room "
                 "for a token between the tokenizer's marks: raise it."
             )
-        return np.concatenate([before, self.tokenizer.encode(pairs.text(raw, "source"))]).astype(np.int32)
+        return np.concatenate([before, self.tokenizer.encode(named_texts.of(raw, "source"))]).astype(np.int32)
 
     def extent(self, raw: dict) -> tuple[int, int]:
         """Returns a source's tokens, 0 where it is blank, and how many of them the model does not see."""

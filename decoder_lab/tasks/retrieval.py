@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from decoder_lab.core.errors import UserError
-from decoder_lab.data import marks, pairs
+from decoder_lab.data import marks, named_texts
 from decoder_lab.ops.cross_entropy import Sums, cross_entropy
 
 OUTPUT = "embeddings of two texts"  # of the models that it trains
@@ -46,16 +46,16 @@ class Task:
 
     def texts(self, raw: dict) -> Iterator[str]:
         """Yields what `tokenizer` is trained on."""
-        yield pairs.text(raw, "target")
+        yield named_texts.of(raw, "target")
 
     def source_texts(self, raw: dict) -> Iterator[str]:
         """Yields what `source_tokenizer` is trained on."""
-        yield pairs.text(raw, "source")
+        yield named_texts.of(raw, "source")
 
     def example(self, raw: dict) -> dict[str, np.ndarray]:
         """Raw pair -> the features of one example."""
-        source = self._cut("source", self.source_tokenizer.encode(pairs.text(raw, "source")))
-        target = self._cut("target", self.tokenizer.encode(pairs.text(raw, "target")))
+        source = self._cut("source", self.source_tokenizer.encode(named_texts.of(raw, "source")))
+        target = self._cut("target", self.tokenizer.encode(named_texts.of(raw, "target")))
         return {
             "source": source,
             "source_segments": np.ones(len(source), np.int32),
@@ -67,7 +67,7 @@ class Task:
     def extent(self, raw: dict) -> tuple[int, int]:
         """Returns the tokens of both texts, 0 where both are blank, and how many of them the model does not see."""
         sides = (("source", self.source_tokenizer), ("target", self.tokenizer))
-        sizes = [(len(tokenizer.encode(pairs.text(raw, side))), self._room(tokenizer)) for side, tokenizer in sides]
+        sizes = [(len(tokenizer.encode(named_texts.of(raw, side))), self._room(tokenizer)) for side, tokenizer in sides]
         blank = not any(raw[side].strip() for side, _ in sides)
         return (0 if blank else sum(size for size, _ in sizes)), sum(max(0, size - room) for size, room in sizes)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from decoder_lab.core.errors import UserError
-from decoder_lab.data import marks, pairs
+from decoder_lab.data import marks, named_texts
 from decoder_lab.ops import cross_entropy
 
 OUTPUT = "next tokens of a target"  # of the models that it trains
@@ -106,15 +106,15 @@ class Task:
 
     def texts(self, raw: dict) -> Iterator[str]:
         """What `tokenizer` learns from."""
-        yield pairs.text(raw, "target")
+        yield named_texts.of(raw, "target")
 
     def source_texts(self, raw: dict) -> Iterator[str]:
         """What `source_tokenizer` learns from."""
-        yield pairs.text(raw, "source")
+        yield named_texts.of(raw, "source")
 
     def example(self, raw: dict) -> dict[str, np.ndarray] | list:
         """Raw pair -> the features of one example, each of its own length; [] where it is too long and `too_long` is "drop"."""
-        source, target = self._source(raw), self.tokenizer.encode(pairs.text(raw, "target"))
+        source, target = self._source(raw), self.tokenizer.encode(named_texts.of(raw, "target"))
         start = self._start()
         labels = np.concatenate([np.zeros(len(start) - 1, np.int32), target, [self.tokenizer.eos_id]])
         most_source, most_target = self.max_source_length or self.length, self.max_target_length or self.length
@@ -155,7 +155,7 @@ class Task:
     def _source(self, raw: dict) -> np.ndarray:
         """Returns the whole source, int32 [S]."""
         before, _ = marks.around(self.source_tokenizer)
-        return np.concatenate([before, self.source_tokenizer.encode(pairs.text(raw, "source")), self._source_end()]).astype(np.int32)
+        return np.concatenate([before, self.source_tokenizer.encode(named_texts.of(raw, "source")), self._source_end()]).astype(np.int32)
 
     def _source_end(self) -> list[int]:
         """Returns what ends a source."""

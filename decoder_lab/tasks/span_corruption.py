@@ -61,6 +61,8 @@ class Task:
     label_smoothing: float = 0.0
     text_field: str = "text"
 
+    draws_targets = True  # in `metrics`: those of the batch are not what is predicted
+
     def __post_init__(self):
         if self.tokenizer is not None and self.tokenizer.eos_id is None:
             raise UserError("span_corruption: data.tokenizer has no eos token, which ends every text. Use sentencepiece, byte or word.")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from decoder_lab.core.errors import UserError
 from decoder_lab.data import examples as example_lib
 from decoder_lab.data.packing.buckets import Packing
 from decoder_lab.data.question_windows import QuestionWindows
@@ -128,6 +129,16 @@ def test_empty_questions_and_contexts():
     assert text_of(ITEMS[0], row) == "dog"
     (row,) = task.example(item("What?", None, context=""))
     assert not row["context"].any()
+
+
+@pytest.mark.parametrize(
+    "raw, said", [({"question": "a"}, '"context", which is not there .it has question'), ({"question": None}, "is None")]
+)
+def test_an_item_without_its_texts_is_said(raw, said):
+    task = task_of()
+    for read in (task.example, task.extent, lambda raw: list(task.texts(raw))):
+        with pytest.raises(UserError, match=f"{said}.*A question is "):
+            read(raw)
 
 
 def test_a_limit_takes_whole_items():

@@ -9,10 +9,12 @@ import pytest
 
 from decoder_lab.core.errors import UserError
 from decoder_lab.data.tokenizer.byte import Tokenizer
+from decoder_lab.evaluators import token_loss
 from decoder_lab.evaluators.loss_by_position import Evaluator, problems
 from decoder_lab.models.decoder_only import Model
 from decoder_lab.ops.cross_entropy import cross_entropy
 from decoder_lab.parallel import mesh as meshes
+from decoder_lab.tasks import masked_language_modeling
 from decoder_lab.tasks.language_modeling import Task
 
 ROWS = np.random.default_rng(0).integers(0, 256, (5, 13)).astype(np.int32)
@@ -53,4 +55,8 @@ def test_what_has_no_places_is_refused():
     about, params = context(Labels())
     with pytest.raises(UserError, match="no loss at each place"):
         Evaluator(about).run(params)
+    masked = types.SimpleNamespace(task=masked_language_modeling.Task(Tokenizer()), rows=lambda split: Rows(), mesh=about.mesh)
+    for evaluator in (Evaluator, token_loss.Evaluator):  # the batch's weights say where may be masked, not what was: a loss of 0 everywhere
+        with pytest.raises(UserError, match="this task has no loss at each"):
+            evaluator(types.SimpleNamespace(**{**vars(about), **vars(masked)})).run(params)
     assert problems(dict(borders=(4, 4), limit=0, batch_size=None)) and not problems(dict(borders=(4, 5), limit=None, batch_size=1))

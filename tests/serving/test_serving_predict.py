@@ -174,6 +174,19 @@ def test_tables_and_packed_files(tmp_path):
             read(tmp_path, "a.jsonl.gz", content, Sums())
 
 
+def test_questions_as_squad_has_them(tmp_path):
+    """What its own source reads is what a reader is asked with."""
+    question = {"id": "q1", "question": "Where?", "answers": []}
+    path = tmp_path / "dev.json"
+    path.write_text(json.dumps({"data": [{"paragraphs": [{"context": "In Oslo.", "qas": [question]}]}]}))
+    source = dict(name="squad", kw={name: field.default for name, field in lookup.fields("source", "squad").items()})
+    (found,) = predict.read_items(str(path), Sums(), source)
+    assert (found["id"], found["question"], found["context"]) == ("q1", "Where?", "In Oslo.")
+    with pytest.raises(UserError, match="dev.json:1: not JSON|no text|JSON object"):  # of another run it is JSON lines
+        path.write_text(path.read_text()[:-2])
+        list(predict.read_items(str(path), Sums()))
+
+
 def test_mistakes_are_named_by_line(tmp_path):
     for name, text, said in [
         ("a.jsonl", '{"text": "a"}\n{"text": ', "a.jsonl:2: not JSON"),

@@ -320,6 +320,10 @@ def test_parts_that_do_not_fit_are_named(tmp_path):
         make(make_config(task=dict(name="language_modeling"), data=dict(source=dict(name="pilot.source"))), tmp_path / "a").model  # noqa: B018
     with pytest.raises(UserError, match='"split", which packs tokens, but the task gives examples(.|\n)*buckets'):
         make(make_config("data.packing.name=split"), tmp_path / "b").tokenizer  # noqa: B018  before one is trained
+    with pytest.raises(
+        UserError, match='"packed", which puts several examples into a row(.|\n)*buckets'
+    ):  # though all features are as long
+        make(make_config("data.packing.name=packed"), tmp_path / "b").tokenizer  # noqa: B018
     with pytest.raises(UserError, match=r"examples have more than sequence_length = 8 tokens"):
         make(make_config("sequence_length=8"), tmp_path / "c").rows("train")
     with pytest.raises(UserError, match="kept none"):
