@@ -37,12 +37,11 @@ NAMES = {"import": "import_weights"}  # modes whose name is a word of Python's o
 
 def config_for(flags: argparse.Namespace, overrides: list[str]) -> Any:
     """Returns the resolved config: of --config, or of the run in the workdir. Errors: UserError with every problem."""
-    saved = flags.workdir / "config.json" if flags.workdir else None
     if flags.mode == "import":
         return _config_of_weights(flags, overrides)
     if flags.config:
         return config_lib.load(flags.config, overrides)
-    if saved and saved.is_file():
+    if flags.workdir and (saved := flags.workdir / "config.json").is_file():
         return config_lib.resolve(json.loads(saved.read_text()), overrides, str(saved))
     if flags.workdir and flags.mode != "train" and not flags.workdir.exists():
         raise UserError(f"--workdir: there is no folder {flags.workdir}.")
@@ -73,6 +72,7 @@ def train(config: Any, flags: argparse.Namespace) -> int:
             folder.make_ready(flags.workdir)
         folder.meet_in(flags.workdir)
         runtime.prepare(config.dtype)
+        lookup.import_own(config_lib.flat(config))
         from decoder_lab.training import experiment as experiments
         from decoder_lab.training import loop, plan
 

@@ -10,7 +10,8 @@ import functools
 import importlib
 import importlib.util
 import pathlib
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from decoder_lab.core import modules, signatures
@@ -94,10 +95,27 @@ def find(kind: str, name: str) -> Any:
         where = f"decoder_lab/{folder}/{name}.py"
     if module is None:
         raise UserError(unknown(kind, name, names(kind)))
-    found = getattr(importlib.import_module(module), attribute, None)
+    found = getattr(imported(module) if "." in name else importlib.import_module(module), attribute, None)
     if found is None:
         raise UserError(f"{kind} {name}: {where} does not define `{attribute}`.")
     return found
+
+
+def import_own(settings: Iterable[tuple[str, Any]]) -> None:
+    """Imports the plug-ins that are the user's own, of (path, value) of every setting: what fails in them is said before data is read."""
+    for path, value in settings:
+        if path.endswith(".name") and isinstance(value, str) and "." in value and modules.source_of(value):
+            imported(value)
+
+
+def imported(module: str) -> Any:
+    """Imports a user's own module. Errors: UserError, with the place, where that fails."""
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        where = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (at.filename, at.lineno)
+        raise UserError(f"{module} cannot be imported: {type(error).__name__}: {error} ({where[0]}:{where[1]}).") from error
 
 
 def make(kind: str, plugin: Any, **given_by_lab: Any) -> Any:
@@ -161,11 +179,16 @@ def problems(kind: str, name: str, kw: dict, length: int | None = None) -> list[
     """Runs the plug-in's own cross-field checks on completed fields; [] where it has none.
 
     They are `problems(kw)`, or `problems(kw, length)` where they ask for the sequence_length too; None is one that is not known yet.
+    Errors: UserError where they fail.
     """
     check = _read(kind, name).problems
     if check is None:
         return []
-    return list(check(dict(kw), length) if check.__code__.co_argcount > 1 else check(dict(kw)))
+    more = (length,) if getattr(check, "__code__", None) and check.__code__.co_argcount > 1 else ()
+    try:
+        return list(check(dict(kw), *more))
+    except Exception as error:  # a user's own function
+        raise UserError(f"{kind} {name}: its `problems` failed: {type(error).__name__}: {error}. It sees builtins only.") from error
 
 
 def numbers(kind: str, name: str) -> Any:

@@ -28,9 +28,9 @@ class Field:
 
 
 def said(homes: list[tuple[pathlib.Path, ast.Module]], name: str) -> Any:
-    """Returns the first literal or function of this name in some files; None without one."""
-    found = [(n, p) for p, t in homes for n in t.body if isinstance(n, ast.FunctionDef) and n.name == name]
-    tables = [literal(n.value) for _, t in homes for n in t.body if isinstance(n, ast.Assign) and target(n) == name]
+    """Returns the function or literal of this name of the first file that has one, as a file leaves it; None without one."""
+    found = [(n, p) for p, t in homes for n in reversed(t.body) if isinstance(n, ast.FunctionDef) and n.name == name]
+    tables = [literal(n.value) for _, t in homes for n in reversed(t.body) if isinstance(n, ast.Assign) and target(n) == name]
     return _compile(*found[0]) if found else tables[0] if tables else None
 
 

@@ -87,8 +87,7 @@ def make(
 
 def make_schedule(config: Any, total_steps: int, steps: Callable[[str], int]) -> Callable[[Any], jax.Array]:
     """Returns the config's learning rate as a function of the optimiser step; arguments as of `make`."""
-    schedule = config.schedule
-    return lookup.find("schedule", schedule.name)(peak=config.lr, total_steps=total_steps, steps=steps, **_plain(schedule.kw))
+    return lookup.make("schedule", config.schedule, peak=config.lr, total_steps=total_steps, steps=steps)
 
 
 def evaluation_params(opt_state: Any, params: Any) -> Any:

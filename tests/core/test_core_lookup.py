@@ -120,6 +120,19 @@ def test_a_check_may_ask_for_the_length_of_rows():
     assert lookup.problems("encoder", "nested.outer", dict(width=99)) == []
 
 
+def test_what_fails_in_a_users_own_file_is_one_error_with_its_place(tmp_path):
+    folder = tmp_path / "nested"
+    (folder / "failing.py").write_text(ENCODER + "def problems(kw):\n  return [math.pi]\n")
+    with pytest.raises(UserError, match="encoder nested.failing: its `problems` failed: NameError.*sees builtins only"):
+        resolve(encoder="nested.failing")
+    (folder / "broken.py").write_text("import nothing_of_this_name\n" + ENCODER)
+    config = resolve(encoder="nested.broken")  # its fields are read, not run
+    with pytest.raises(UserError, match=r"nested.broken cannot be imported: ModuleNotFoundError: .*broken.py:1\)"):
+        lookup.import_own(config_lib.flat(config))
+    lookup.import_own(config_lib.flat(resolve()))
+    assert "nested.small" in sys.modules
+
+
 def test_an_optional_one_may_be_missing_and_set_later():
     assert resolve().model.kw.other is None
     config = resolve("model.kw.other.name=nested.wide", "model.kw.other.kw.heads=7")

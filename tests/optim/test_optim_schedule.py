@@ -6,9 +6,11 @@ import numpy as np
 import optax
 import pytest
 
+from decoder_lab.core import config as config_lib
 from decoder_lab.core import lookup
 from decoder_lab.core.durations import Clockwork
 from decoder_lab.core.errors import UserError
+from decoder_lab.optim import optimizer
 
 PEAK = 2e-3
 NAMES = lookup.names("schedule")
@@ -142,6 +144,18 @@ def test_a_percent_inside_a_chain_is_of_the_part():
     parts = dict(a=dict(name="constant", kw=dict(warmup="50%")), b=dict(name="linear", kw={}))
     lr_fn = build("chain", parts=parts, order=("a", "b"), durations=("40",))
     np.testing.assert_allclose(lr_fn(np.array([0, 10, 20, 39, 40, 70, 100])) / PEAK, [0, 0.5, 1, 1, 1, 0.5, 0], rtol=1e-5, atol=1e-7)
+
+
+def test_a_schedule_is_given_what_it_asks_for(tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "__init__.py").touch()
+    code = "def schedule(peak: float, by: float = 0.5):\n  return lambda step: peak * by + 0.0 * step\n"
+    (tmp_path / "own" / "halved.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = config_lib.resolve(dict(lr=PEAK, schedule=dict(name="own.halved", kw=dict(by=0.25))))
+    assert float(optimizer.make_schedule(config, 100, int)(3)) == pytest.approx(PEAK / 4)
+    parts = dict(a=dict(name="own.halved", kw={}), b=dict(name="linear", kw={}))
+    assert float(build("chain", parts=parts, order=("a", "b"), durations=("40",))(10)) == pytest.approx(PEAK / 2)
 
 
 @pytest.mark.parametrize(

@@ -64,4 +64,4 @@ def _part(plugin, peak: float, length: int, steps: Callable[[str], int]) -> Sche
         number, unit = durations_lib.parse(duration)
         return (max(1, round(number * length / 100)) if number > 0 else 0) if unit == "%" else steps(duration)
 
-    return lookup.find("schedule", plugin["name"])(peak=peak, total_steps=length, steps=within, **dict(plugin.get("kw") or {}))
+    return lookup.make("schedule", plugin, peak=peak, total_steps=length, steps=within)
