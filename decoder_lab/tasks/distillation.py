@@ -120,7 +120,9 @@ class Task:
                 f"{list(weights.shape)}: both must say the same of the same places. Take a teacher of the same vocabulary or labels, and a "
                 "task whose logits stand where its weights do, such as language_modeling or classification."
             )
-        places = weights if weights.ndim > 1 else weights[:, None] * (shown["segments"] != 0)
+        if (places := weights).ndim == 1:  # of texts: a text's mean counts as the text does, in whichever micro-batch it is
+            real_BS = shown["segments"] != 0
+            places = weights[:, None] * real_BS / jnp.maximum(jnp.sum(real_BS, axis=1, keepdims=True), 1)
         return self._joined(found, logits, said, weights, hidden, sown, places, student)
 
     def _joined(self, found: dict, logits, said, weights, hidden, sown, places, student: dict) -> dict[str, tuple]:

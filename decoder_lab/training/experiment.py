@@ -97,7 +97,8 @@ class Experiment:
         return self._items[split]
 
     def check_batch_size(self) -> None:
-        """Errors: UserError if the devices cannot share a batch, or a micro-batch, evenly."""
+        """Errors: UserError if the devices cannot share a batch, or a micro-batch, evenly, or the loss needs whole batches."""
+        placement.check_rows_meet(self)
         meshes.check_batch_size(self.config.batch_size, self.mesh)
         meshes.check_batch_size(self.config.batch_size // self.config.accumulate, self.mesh, "micro-batch (batch_size / accumulate) of")
 

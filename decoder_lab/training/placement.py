@@ -43,11 +43,16 @@ def init_state(experiment: Any, params: Any, frozen: Any) -> steps.TrainState:
     return meshes.place(state, where.of_state(state))
 
 
-def check_pmap(experiment: Any) -> None:
-    """Errors: UserError for a task that devices with rows of their own cannot train."""
-    if getattr(experiment.task, "rows_meet", False):
-        name = experiment.config.task.name
-        raise UserError(f'parallel="pmap": task {name} compares all rows of a batch, a device would see its own: use "jit".')
+def check_rows_meet(experiment: Any) -> None:
+    """Errors: UserError where the task compares a batch's rows, and they are not all computed together."""
+    config = experiment.config
+    apart = dict(accumulate=f"{config.accumulate} micro-batches") if config.accumulate > 1 else {}
+    apart |= dict(parallel="pmap's devices") if config.parallel == "pmap" else {}
+    if apart and getattr(experiment.task, "rows_meet", False):
+        raise UserError(
+            f"{', '.join(apart)}: task {config.task.name} compares all rows of a batch, and {' and '.join(apart.values())} would see their "
+            'own: it is another loss. Use accumulate=1 and parallel="jit", with more devices or a smaller batch_size.'
+        )
 
 
 def jitted_step(experiment: Any) -> Callable:
@@ -56,7 +61,6 @@ def jitted_step(experiment: Any) -> Callable:
     mapped = config.parallel == "pmap"
     devices = steps.Devices(lambda found: _as_params(experiment, found))
     if mapped:
-        check_pmap(experiment)
         devices = steps.Devices(replicated.total, replicated.own_key)
     step = steps.make_train_step(
         experiment.training_metrics,

@@ -22,7 +22,7 @@ from decoder_lab.core.errors import UserError
 from decoder_lab.data import build
 from decoder_lab.parallel import collectives, layout, topology
 from decoder_lab.parallel import mesh as meshes
-from decoder_lab.training import placement, reference
+from decoder_lab.training import reference
 from decoder_lab.training import step as steps
 from decoder_lab.training.experiment import Experiment
 from decoder_lab.training.forecast import Plan, lines, size
@@ -143,11 +143,10 @@ class Planner:
 
 def make(experiment: Planned, target: topology.Target) -> tuple[Plan, str]:
     """Returns the plan of a run, and the text of its compiled step ("" where the compiler gave up)."""
+    experiment.check_batch_size()
     if experiment.config.parallel == "pmap":
-        placement.check_pmap(experiment)
         # the same step on the same devices; only jit compiles for shapes alone
         experiment = dataclasses.replace(experiment, config=_changed(experiment.config, ["parallel=jit"]))
-    experiment.check_batch_size()
     if experiment.config.dtype == "float32" and target.platform != "cpu":
         jax.config.update("jax_default_matmul_precision", "highest")  # as `runtime.prepare` does where such devices are
     with backend.compiling_for(target.platform):
@@ -259,7 +258,8 @@ def remedies(config: Any, mesh: Mapping[str, int], slices: int = 1) -> Iterator[
             yield f"layers computed again in the backward pass: {cost}", changed
     shares = math.prod(mesh[name] for name in ("data", "fsdp", "expert"))
     accumulate = config.accumulate
-    while config.batch_size % (2 * accumulate * shares) == 0:
+    apart = not getattr(lookup.find("task", config.task.name), "rows_meet", False)
+    while apart and config.batch_size % (2 * accumulate * shares) == 0:
         accumulate *= 2
         yield f"micro-batches of {config.batch_size // accumulate} rows; the same result", [f"accumulate={accumulate}"]
 

@@ -121,7 +121,11 @@ def test_classification_and_what_does_not_fit():
     batch = dict(tokens=BATCH["tokens"], segments=BATCH["segments"], label=np.array([0, 2], np.int32), weights=np.ones(2, np.float32))
     task, params, teachers = made(teacher, student, batch, task=dict(name="classification", kw={}), hidden_weight=1.0)
     _, found = measured(task, student, params, teachers, batch, rng=jax.random.key(3))
-    assert found["kl"][1] == 2 and found["hidden"][1] == BATCH["segments"].sum() and np.isfinite(found["loss"][0])
+    assert found["kl"][1] == 2 and found["hidden"][1] == 2 and np.isfinite(found["loss"][0])
+    apart = [measured(task, student, params, teachers, jax.tree.map(lambda x: x[i : i + 1], batch))[1] for i in range(2)]  # noqa: B023
+    whole = measured(task, student, params, teachers, batch)[1]
+    for name in ("loss", "hidden", "kl"):  # KNOWN_BUGS 1: micro-batches of texts of unequal length add up to the batch
+        np.testing.assert_allclose(np.sum([np.asarray(x[name]) for x in apart], axis=0), np.asarray(whole[name]), rtol=1e-5, atol=1e-9)
     assert {"loss", "accuracy", "kl"} <= task.summary({k: float(v[0]) for k, v in found.items()}, None).keys()
     task, params, teachers = made(other, student, batch, task=dict(name="classification", kw={}))
     with pytest.raises(UserError, match="same vocabulary or labels"):

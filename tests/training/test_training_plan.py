@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import types
 
 import jax
 import pytest
@@ -11,6 +12,8 @@ from decoder_lab.core import chips, tree
 from decoder_lab.core import config as config_lib
 from decoder_lab.core.errors import UserError
 from decoder_lab.parallel import collectives, topology
+from decoder_lab.tasks import retrieval
+from decoder_lab.training import experiment as experiments
 from decoder_lab.training import plan as plans
 
 VOCAB = 96
@@ -120,6 +123,15 @@ def test_a_remedy_that_cannot_be_is_left_out(tmp_path):
     said = []
     overrides, plan = plans.find_fit(make_config(), {"data": 8, "fsdp": 1, "expert": 1}, attempt, said.append)
     assert plan.fits and not any("mesh" in text for text in overrides) and any("cannot be: mesh: no" in line for line in said)
+
+
+def test_rows_that_meet_are_not_parted(tmp_path):
+    """KNOWN_BUGS 1: where each row is compared with the others of its batch, micro-batches have another loss."""
+    config = config_lib.load("experiments/retrieval/stdlib_docstring.py", ["accumulate=2"])
+    assert not any("accumulate" in text for _, more in plans.remedies(config, {"data": 1, "fsdp": 1, "expert": 1}) for text in more)
+    asked = types.SimpleNamespace(config=config, task=retrieval.Task(None, None, 8))
+    with pytest.raises(UserError, match="accumulate: task retrieval compares all rows of a batch, and 2 micro-batches"):
+        experiments.Experiment.check_batch_size(asked)
 
 
 def test_running_out_of_memory_names_the_settings_that_help(tmp_path):
