@@ -2,6 +2,7 @@
 
 import ast
 import io
+import json
 import pathlib
 import re
 
@@ -20,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 EXAMPLES = re.findall(
     r'name="(experiments\.mine\.\w+)", kw=(dict\(.*?\))\).*?```python\n(.*?)```', (ROOT / "README.md").read_text(), re.DOTALL
 )
-FIELDS = {"bent": "schedule", "poems": "source", "average": "model", "weighted": "task"}
+FIELDS = {"bent": "schedule", "poems": "source", "average": "model", "weighted": "task", "largest": "evaluator"}
 ENCODER = "running"
 
 
@@ -58,12 +59,16 @@ def test_an_example_trains_and_writes(mine, name):
     )
     if FIELDS[name] == "source":
         delta["data"]["source"] = plugin
+    elif FIELDS[name] == "evaluator":
+        delta["evaluators"]["own"] = dict(plugin, every="3")
     else:
         delta[FIELDS[name]] = plugin
     experiment = experiments.Experiment(config_lib.resolve(delta), mine / "run", report=lambda line: None)
     assert loop.train(experiment, mine / "run") == 0
     params, step = resume.inference_params(experiment, "latest")
     assert step == 3
+    lines = [json.loads(line) for line in (mine / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert any("own/largest" in line for line in lines) == (FIELDS[name] == "evaluator")
     out = io.StringIO()
     options = generate.Options(prompt=("poem",), num_tokens=6, temperature=0.0, stream=False)
     generate.run(experiment.model, params, experiment.tokenizer, options, out=out)
@@ -73,7 +78,7 @@ def test_an_example_trains_and_writes(mine, name):
 def test_the_encoder_serves_a_classifier_and_reads_no_padding(mine):
     kw = next(eval(kw, {"dict": dict}) for found, kw, _ in EXAMPLES if found.endswith(ENCODER))
     encoder = dict(name=f"lab_examples.mine.{ENCODER}", kw=kw)
-    plugin = config_lib.resolve(dict(model=dict(name="classifier", kw=dict(encoder=encoder)))).model
+    plugin = config_lib.resolve(dict(task="classification", model=dict(name="classifier", kw=dict(encoder=encoder)))).model
     model = lookup.make("model", plugin, vocab_size=11, num_labels=3, max_length=8, dtype=jnp.float32)
     tokens, segments = np.array([[1, 2, 3, 0]]), np.array([[1, 1, 1, 0]])
     params = model.init(jax.random.key(0), tokens, segments_BS=segments)

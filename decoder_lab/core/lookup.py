@@ -51,6 +51,15 @@ GIVEN = {
     "writer": ("directory", "resume_step"),
     "family": (),
 }
+# kind -> the methods that one must have, with the arguments that are handed to it by name
+METHODS = {
+    "encoder": {"__call__": ("segments_BS", "deterministic")},
+    "decoder": {"__call__": ("segments_BT", "deterministic", "return_hidden"), "init_cache": ()},
+    "task": {"example": (), "metrics": ("rng", "progress"), "summary": (), "fingerprint": (), "dummy": (), "forward": ()},
+    "source": {"__len__": (), "__getitem__": (), "fingerprint": ()},
+    "tokenizer": {"train": (), "load": (), "encode": (), "decode": (), "fingerprint": ()},
+    "evaluator": {"run": ()},
+}
 LINEN = ("model", "encoder", "decoder")  # kinds whose objects are Linen modules
 # field that the lab gives -> where it comes from, for errors
 GIVERS = {
@@ -181,6 +190,8 @@ def problems(kind: str, name: str, kw: dict, length: int | None = None) -> list[
     They are `problems(kw)`, or `problems(kw, length)` where they ask for the sequence_length too; None is one that is not known yet.
     Errors: UserError where they fail.
     """
+    if lacking := _read(kind, name).lacking:
+        return [f"{name}: {', '.join(lacking)} must be there: docs/architecture.md says what plug-ins of kind {kind} have"]
     check = _read(kind, name).problems
     if check is None:
         return []
@@ -218,6 +229,7 @@ class _File:
     numbers: Any = None
     needs: Any = None
     output: Any = None
+    lacking: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -243,7 +255,7 @@ def _read(kind: str, name: str) -> _File:
     if strange := [k for k in lab if k not in GIVEN[kind]]:
         given_names = ", ".join(GIVEN[kind]) or "nothing"
         raise UserError(
-            f"{kind} {name}: {path} asks for {', '.join(strange)} without a default; a {kind} is given {given_names}. Give it a default."
+            f"{kind} {name}: {path} asks for {', '.join(strange)} without a default; the lab gives {given_names}. Give it a default."
         )
     said, own = signatures.said, homes[:1]  # a class may give more numbers, or something else, than the one that it inherits from
     return _File(
@@ -254,7 +266,18 @@ def _read(kind: str, name: str) -> _File:
         numbers=said(own, "numbers") or said(own, "NUMBERS"),
         needs=said(homes, "needs") if kind == "task" else None,
         output=said(own, "OUTPUT"),
+        lacking=_lacking(kind, node, tree, path),
     )
+
+
+def _lacking(kind: str, node: Any, tree: ast.Module, path: pathlib.Path) -> tuple[str, ...]:
+    """Returns the methods of its kind, and their arguments, that a class has not; none where that cannot be told."""
+    there = signatures.methods(node, tree, path) if kind in METHODS and isinstance(node, ast.ClassDef) else None
+    if there is None:
+        return ()
+    found = [f"the method {method}" for method in METHODS[kind] if method not in there]
+    arguments = ((method, name) for method, names in METHODS[kind].items() for name in names if there.get(method) is not None)
+    return (*found, *(f"the argument {name} of {method}" for method, name in arguments if name not in there[method]))
 
 
 def _unsupported(name: str) -> Any:

@@ -57,6 +57,26 @@ def bases(node: ast.ClassDef, tree: ast.Module, path: pathlib.Path) -> list[tupl
     return found
 
 
+def methods(node: ast.ClassDef, tree: ast.Module, path: pathlib.Path) -> dict[str, list[str] | None] | None:
+    """Returns {method of a class, or of its bases: its arguments, None where it takes any}; None where a base cannot be read.
+
+    Of Linen's own Module nothing is read.
+    """
+    found: dict[str, list[str] | None] = {}
+    classes = [base[2] for base in bases(node, tree, path)] + [node]
+    known = {item.name for item in classes} | {"Module", "object"}
+    for item in classes:
+        if any(ast.unparse(base).split(".")[-1] not in known for base in item.bases):
+            return None
+        for method in item.body:
+            if isinstance(method, ast.FunctionDef):
+                a = method.args
+                found[method.name] = None if a.kwarg else [x.arg for x in a.posonlyargs + a.args + a.kwonlyargs]
+            elif isinstance(method, ast.Assign) and target(method):
+                found[target(method)] = None
+    return None if "__getattr__" in found else found
+
+
 def _origins(prefix: str, name: str, tree: ast.Module, path: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
     """Returns (file, name there) that `prefix.name` (or the bare `name`) may come from by the imports of `tree`."""
     found = []

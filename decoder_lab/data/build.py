@@ -44,12 +44,15 @@ def tokenizer_for(
       task: the config's task, `name` and `kw`; its `texts(raw)` and `source_texts(raw)`, where it has them, are what is learned from.
       other: the copy of a run whose weights this one begins with; it is taken where it was made by the same settings.
       side: "source" is `data.source_tokenizer`, learned from the source texts; without one `data.tokenizer` learns from both.
-    Errors: UserError where the copy in `directory` was made by other settings; whatever training on the source raises.
+    Errors: UserError where the copy in `directory` was made by other settings, or is missing
+      beside checkpoints; whatever training on the source raises.
     """
     plugin = data.source_tokenizer if side == "source" else data.tokenizer
     name, kw = _plugin(plugin)
     tokenizer = lookup.make("tokenizer", plugin)
     artefact = _stored(directory, name, kw) if directory else None
+    if artefact is None and directory and _has_checkpoints(directory.parent):
+        raise UserError(f"{directory} is missing: the run's checkpoints are for the tokens of that tokenizer. Restore it.")
     if artefact is None:
         if other and (other / SETTINGS).exists() and _settings(other) == (name, kw):
             artefact = _stored(other, name, kw)
@@ -115,7 +118,7 @@ def load_facts(task: Any, config: Any, workdir: pathlib.Path, progress: Callable
                 f"{path} was made with other settings of the task ({', '.join(changed)}), and with the new ones the train split says "
                 "something else. Use another workdir, or the config as it was."
             )
-    elif any(p.name.isdecimal() for p in (workdir / "checkpoints").glob("*")):
+    elif _has_checkpoints(workdir):
         raise UserError(f"{path} is missing: it holds what the task found in the training data, and the checkpoints need it. Restore it.")
     else:
         facts = _found_facts(task, config, progress)
@@ -129,6 +132,10 @@ def store_facts(workdir: pathlib.Path, config: Any, facts: dict) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     stored = dict(task=config.task.name, settings=_settings_of(config), facts=facts, sha256=_facts_hash(facts))
     _replace(workdir / FACTS, json.dumps(stored, indent=1, ensure_ascii=False).encode())
+
+
+def _has_checkpoints(workdir: pathlib.Path) -> bool:
+    return any(p.name.isdecimal() for p in (workdir / "checkpoints").glob("*"))
 
 
 def _settings_of(config: Any) -> dict:

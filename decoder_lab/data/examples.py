@@ -101,7 +101,7 @@ class Examples:
     def longest_E(self) -> np.ndarray:
         """int64, the length of each example's longest feature: of those that are not equally long in all, else of what a model reads."""
         names = [n for n in self.ragged if n not in self.fixed] or [n for n in SEQUENCES if n in self.fixed] or self.ragged
-        lengths = {id(self.shards[0].features[n].offsets): n for n in names}
+        lengths = {tuple(id(shard.features[n].offsets) for shard in self.shards): n for n in names}  # features may share them
         return functools.reduce(np.maximum, [self.lengths(n) for n in lengths.values()], np.zeros(len(self), np.int64))
 
     def take(self, e_B: np.ndarray, widths: Mapping[str, int]) -> dict[str, np.ndarray]:

@@ -139,6 +139,8 @@ class QuestionWindows:
                 if text.strip() != answer["text"].strip():
                     self._count("answers that begin or end inside a word (the whole word is learned)")
                 return (int(covered[0]), int(covered[-1])), 1.0
+        if not answers:
+            self._count("questions without an answer (only rules of SQuAD 2.0 ever score them right)")
         if answers:
             self._count("questions whose answer does not stand in the context (not trained on, but scored)")
         return None, 0.0 if answers else 1.0

@@ -136,7 +136,10 @@ class TaggedWords:
         return room
 
     def _parts(self, sizes: list[int], names: list[str]) -> list[slice]:
-        """Returns the words of each part, of at most `room` tokens in all, given each word's number of tokens and its tag's name."""
+        """Returns the words of each part, of at most `room` tokens in all, given each word's number of tokens and its tag's name.
+
+        With tags a part begins where a span may, so that no span is halved: in evaluation too, and only in prediction it cannot.
+        """
 
         def may_begin(word: int) -> bool:
             return not names or self.found_scheme == "none" or tag_schemes.follows(None, names[word], self.found_scheme)

@@ -46,7 +46,7 @@ def repetition_penalty(logits_BV, history: History, penalty: float, eos_id: int 
 def no_repeat_ngram(logits_BV, history: History, length: int, eos_id: int | None = None):
     """Forbids each token but eos that would complete a run of `length` tokens that the row already holds.
 
-    A row in which that would forbid every token is left as it is: something has to be chosen.
+    A row in which that would leave no token, with those that are forbidden already, is left as it is: something has to be chosen.
     """
     tokens_BT = history.tokens_BT
     columns_T = jnp.arange(tokens_BT.shape[1])
@@ -55,7 +55,7 @@ def no_repeat_ngram(logits_BV, history: History, length: int, eos_id: int | None
         newest_B1 = jax.lax.dynamic_slice_in_dim(tokens_BT, history.end - back, 1, axis=1)
         match_BT &= jnp.roll(tokens_BT, back, axis=1) == newest_B1
     banned_BV = _mark(tokens_BT, match_BT, logits_BV.shape[1])
-    banned_BV &= ~jnp.all(banned_BV, axis=1, keepdims=True)
+    banned_BV &= jnp.any(~banned_BV & (logits_BV > -jnp.inf), axis=1, keepdims=True)
     return jnp.where(banned_BV, -jnp.inf, logits_BV)
 
 

@@ -61,12 +61,13 @@ class Evaluator:
         for batch in feed.evaluation_batches(context.rows(self.split), -(-self.limit // devices) * devices, self.limit, devices):
             if np.ndim(batch.get("tokens")) != 2 or ("source" in batch) != _has_source(batch):
                 raise UserError("evaluator attention_maps: this task has no single text a row whose attention could be shown.")
+            real = [np.any(weights) for weights in batch["weights"]]  # whose targets may begin behind what is shown
             batch = self._beginning(batch)
             layers = meshes.fetch(self._weights(params, meshes.shard_whole(batch, context.mesh)), context.mesh)
             if not layers:
                 raise UserError("evaluator attention_maps: this model has no attention weights to show: take the evaluator out.")
             for row in range(len(batch["tokens"])):
-                if len(found) < self.limit and np.any(batch["weights"][row]):
+                if len(found) < self.limit and real[row]:
                     named = [(name, np.asarray(w_BNTS[row], np.float64)) for layer in layers for name, w_BNTS in layer.items()]
                     found[str(len(found))] = self._detail({name: x[row] for name, x in batch.items()}, named)
         return found

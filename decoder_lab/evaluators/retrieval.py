@@ -14,7 +14,8 @@ class Evaluator:
     """Every source searches its own target among the targets of all examples that are used, and back.
 
     recall@k, mrr (mean reciprocal rank) and median_rank of source -> target; names that begin with "back_" are of target -> source. Equal
-    texts are one answer; ties count against the model. The numbers depend on how many candidates there are, which is "candidates".
+    texts are one, and each of their answers is right: the best placed counts. Ties count against the model. The numbers depend on how many
+    candidates there are, which is "candidates".
 
     Attributes:
       context: given by the lab.
@@ -38,8 +39,8 @@ class Evaluator:
         vectors = {side: np.array([vectors[side] for _, vectors in pairs], np.float32) for side in ("source", "target")}
         found = {}
         for prefix, query, answer in (("", "source", "target"), ("back_", "target", "source")):
-            groups = _groups([raw[answer] for raw, _ in pairs])
-            ranks = metrics.ranks(vectors[query], vectors[answer], np.arange(len(pairs)), groups)
+            asked, answers = (_groups([raw[side] for raw, _ in pairs]) for side in (query, answer))
+            ranks = metrics.ranks(vectors[query], vectors[answer], np.arange(len(pairs)), answers, asked)
             found |= {prefix + name: value for name, value in metrics.scores(ranks, self.at).items()}
         return found | {"candidates": float(len(pairs))}
 

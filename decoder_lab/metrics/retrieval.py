@@ -11,13 +11,20 @@ import numpy as np
 BLOCK = 1 << 22  # similarities held at once
 
 
-def ranks(queries_QP: np.ndarray, candidates_RP: np.ndarray, right_Q: Sequence[int], groups_R: Sequence[int] | None = None) -> np.ndarray:
+def ranks(
+    queries_QP: np.ndarray,
+    candidates_RP: np.ndarray,
+    right_Q: Sequence[int],
+    groups_R: Sequence[int] | None = None,
+    asked_R: Sequence[int] | None = None,
+) -> np.ndarray:
     """Returns int64 [Q]: the place from 1 on of each query's right candidate by the inner product of their vectors, ties before it.
 
     Args:
       right_Q: number of each query's right candidate.
       groups_R: candidates of equal group are the same answer: the best placed of the right group counts, the others do not stand in its
         way.
+      asked_R: where candidate r is the answer of query r: of queries of equal number, all answers are right for each.
     """
     queries_QP, candidates_RP = (np.asarray(x, np.float32) for x in (queries_QP, candidates_RP))
     if not np.isfinite(queries_QP).all() or not np.isfinite(candidates_RP).all():
@@ -29,9 +36,21 @@ def ranks(queries_QP: np.ndarray, candidates_RP: np.ndarray, right_Q: Sequence[i
     for start in range(0, len(queries_QP), step):
         similarity_QR = queries_QP[start : start + step] @ candidates_RP.T
         same_QR = groups_R[right_Q[start : start + step]][:, None] == groups_R[None]
+        if asked_R is not None:
+            of_query_QR = np.asarray(asked_R)[right_Q[start : start + step]][:, None] == np.asarray(asked_R)[None]
+            same_QR = _reached(of_query_QR, groups_R)
         best_Q = np.max(np.where(same_QR, similarity_QR, -np.inf), axis=1)
         found.append(1 + np.sum((similarity_QR >= best_Q[:, None]) & ~same_QR, axis=1))
     return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
+def _reached(of_query_QR: np.ndarray, groups_R: np.ndarray) -> np.ndarray:
+    """Returns which candidates are of the group of any that is right."""
+    _, number_R = np.unique(groups_R, return_inverse=True)
+    right_QG = np.zeros((len(of_query_QR), number_R.max(initial=-1) + 1), bool)
+    q, r = np.nonzero(of_query_QR)
+    right_QG[q, number_R[r]] = True
+    return right_QG[:, number_R]
 
 
 def scores(ranks_Q: Sequence[int], at: Sequence[int] = (1, 5, 10)) -> dict[str, float]:

@@ -68,6 +68,7 @@ class Model(nn.Module):
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns float32 logits_BS2."""
+        question_BQ = question_BQ[:, : tokens_BS.shape[1]]  # it begins the row; what is padded further has nothing
         real_BS, context_BS = segments_BS != 0, (segments_BS != 0) & (types_BS == 1)
         documents_BS = jnp.where(real_BS, jnp.where(context_BS, 2, 1), 0)
         x_BSI = self._embedded(tokens_BS, real_BS, types_BS, question_BQ, chars_BSK, deterministic)

@@ -86,8 +86,19 @@ def make(
 
 
 def make_schedule(config: Any, total_steps: int, steps: Callable[[str], int]) -> Callable[[Any], jax.Array]:
-    """Returns the config's learning rate as a function of the optimiser step; arguments as of `make`."""
-    return lookup.make("schedule", config.schedule, peak=config.lr, total_steps=total_steps, steps=steps)
+    """Returns the config's learning rate as a function of the optimiser step; arguments as of `make`. Errors: UserError if it is none."""
+    made = lookup.make("schedule", config.schedule, peak=config.lr, total_steps=total_steps, steps=steps)
+    try:
+        shape = jax.eval_shape(made, jax.ShapeDtypeStruct((), jnp.int32)).shape
+    except Exception as error:  # a user's own function
+        said = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"schedule {config.schedule.name}: expected a function of the step, traced by JAX (jax.numpy, not math), got {made!r:.60}: "
+            f"{type(error).__name__}: {said}"
+        ) from error
+    if shape != ():
+        raise UserError(f"schedule {config.schedule.name}: expected one rate for a step, got an array of shape {list(shape)}.")
+    return made
 
 
 def evaluation_params(opt_state: Any, params: Any) -> Any:

@@ -57,7 +57,7 @@ def read_items(path: str, task: Any, source: Mapping[str, Any] | None = None) ->
     if kind in TABLES:
         yield from _rows(pathlib.Path(path), kind, task, source or {})
         return
-    with (gzip.open if packed else open)(path, "rt", encoding="utf-8", errors="surrogateescape") as file:
+    with (gzip.open if packed else open)(path, "rt", encoding="utf-8-sig", errors="surrogateescape") as file:
         try:
             yield from _items(file, path, kind in (".jsonl", ".json"), task)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -83,6 +83,7 @@ def check(path: str, task: Any, source: Mapping[str, Any] | None = None) -> None
 def _items(lines: Iterable[str], name: str, is_json: bool | None, task: Any) -> Iterator[dict]:
     for number, line in enumerate(lines, start=1):
         line = line.removesuffix("\n").removesuffix("\r")
+        line = line.removeprefix("\ufeff") if number == 1 else line  # a byte-order mark, which is no part of the text
         if any("\ud800" <= c <= "\udfff" for c in line):
             raise UserError(f"{name}:{number}: not UTF-8.")
         if is_json is None:

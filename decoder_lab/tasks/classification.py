@@ -110,7 +110,7 @@ class Task:
         if self.kind != "multi":
             return (labels.text(label, self.label_field),)
         if not isinstance(label, list | tuple):
-            raise UserError(f'task: kind="multi" expects a list of labels in field "{self.label_field}", got {label!r}.')
+            raise UserError(f'task: kind="multi" expects a list of labels in field "{self.label_field}", got {label!r}; a table has none.')
         return tuple(labels.text(name, self.label_field) for name in label)
 
     def example(self, raw: dict) -> dict[str, np.ndarray]:

@@ -70,6 +70,7 @@ class Task:
     label_smoothing: float = 0.0
 
     batching = "examples"
+    packable = True  # all that it reads runs along the row, and segments keep examples apart
     gold_fields = ("target", "references")
     counts: dict = dataclasses.field(default_factory=dict, init=False, compare=False, repr=False)  # what `example` had to cut or leave out
 

@@ -56,6 +56,8 @@ class Task:
         """Raw pair -> the features of one example."""
         source = self._cut("source", self.source_tokenizer.encode(named_texts.of(raw, "source")))
         target = self._cut("target", self.tokenizer.encode(named_texts.of(raw, "target")))
+        if not raw["source"].strip() or not raw["target"].strip():
+            self.counts["pairs with a blank side"] = self.counts.get("pairs with a blank side", 0) + 1
         return {
             "source": source,
             "source_segments": np.ones(len(source), np.int32),

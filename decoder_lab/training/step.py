@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from decoder_lab.core import tree
+from decoder_lab.core.errors import UserError
 
 
 @flax.struct.dataclass
@@ -107,6 +108,9 @@ def sum_gradients(
 
     def sums(params, batch, key):
         metrics = metrics_fn(params, batch, key)
+        if "loss" not in metrics or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in metrics.values()):
+            got = {name: f"({', '.join(map(str, map(jnp.shape, jax.tree.leaves(pair))))})" for name, pair in metrics.items()}
+            raise UserError(f'the task\'s metrics: expected {{"loss": (sum, weight), ...}}, scalars that add up, got shapes {got}.')
         loss, weight = metrics["loss"]
         of_layers = [metrics["auxiliary"][0]] if "auxiliary" in metrics else []
         if (extra := penalty(params)) is not None:  # beside the loss, which stays comparable with that of other runs

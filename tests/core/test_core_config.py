@@ -319,7 +319,7 @@ def test_a_plugin_asks_only_for_what_its_kind_is_given(tmp_path, monkeypatch):
     (tmp_path / "askers").mkdir()
     (tmp_path / "askers" / "mine.py").write_text("def schedule(*, peak, total_steps, steps, bend: float):\n  return None\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError, match="asks for bend(.|\n)*given peak, total_steps, steps"):
+    with pytest.raises(UserError, match="asks for bend(.|\n)*gives peak, total_steps, steps"):
         resolve({"schedule": {"name": "askers.mine"}})
 
 

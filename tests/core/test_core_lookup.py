@@ -15,6 +15,8 @@ class Encoder(nn.Module):
   dtype: str
   width: int = 4
   table: dict | None = None
+  def __call__(self, tokens_BS, *, segments_BS=None, deterministic=True):
+    return tokens_BS
 def problems(kw):
   return ["width must be even, got %d" % kw["width"]] if kw["width"] % 2 else []
 """
@@ -53,6 +55,8 @@ class Encoder(nn.Module):
   vocab_size: int
   width: int = 4
   inner: Plugin["encoder"] = dataclasses.field(default_factory=lambda: dict(name="nested.small", kw={}))
+  def __call__(self, *args, **kw):
+    return self.inner(*args, **kw)
 def problems(kw, length):
   return ["width must be below the length %s" % length] if length is not None and kw["width"] >= length else []
 """
@@ -131,6 +135,29 @@ def test_what_fails_in_a_users_own_file_is_one_error_with_its_place(tmp_path):
         lookup.import_own(config_lib.flat(config))
     lookup.import_own(config_lib.flat(resolve()))
     assert "nested.small" in sys.modules
+
+
+@pytest.mark.parametrize("kind", lookup.METHODS)
+def test_all_plugins_of_the_lab_have_the_methods_of_their_kind(kind):
+    assert [(name, lookup._read(kind, name).lacking) for name in lookup.names(kind) if lookup._read(kind, name).lacking] == []
+
+
+@pytest.mark.parametrize(
+    "old, new, said",
+    [
+        ("segments_BS=None, ", "", "the argument segments_BS of __call__ must be there"),
+        ("__call__", "call", "the method __call__ must be there"),
+        ("*, segments_BS=None, deterministic=True", "**more", ""),
+        ("class Encoder(nn.Module)", "from unreadable import Base\nclass Encoder(Base)", ""),  # what it inherits cannot be told
+    ],
+)
+def test_a_plugin_without_a_method_of_its_kind_is_a_problem_of_the_config(tmp_path, old, new, said):
+    (tmp_path / "nested" / "own.py").write_text(ENCODER.replace(old, new))
+    if not said:
+        assert encoder(resolve(encoder="nested.own"))["name"] == "nested.own"
+        return
+    with pytest.raises(UserError, match=f"1 problem(.|\n)*model.kw.encoder: nested.own: {said}"):
+        resolve(encoder="nested.own")
 
 
 def test_an_optional_one_may_be_missing_and_set_later():

@@ -89,7 +89,9 @@ def test_an_evaluator_that_is_wrong_itself_is_not_asked(metrics):
 
 def test_a_function_of_a_user_that_fails_is_named(tmp_path, monkeypatch):
     (tmp_path / "fails").mkdir()
-    (tmp_path / "fails" / "mine.py").write_text("class Evaluator:\n    context: object\n\n\ndef numbers(kw, task):\n    return math.pi\n")
+    code = "class Evaluator:\n    context: object\n\n    def run(self, state):\n        return {}\n\n\n"
+    code += "def numbers(kw, task):\n    return math.pi\n"
+    (tmp_path / "fails" / "mine.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match="evaluator fails.mine: its `numbers` failed: NameError"):
         numbers.problem("--metric", "own/x", dict(own=dict(name="fails.mine", kw={}, every="10%")), TAGGING)

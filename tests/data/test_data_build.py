@@ -87,6 +87,17 @@ def test_directory_of_another_tokenizer_is_refused(texts, data_config, tmp_path)
         build.tokenizer_for(data_config(source=texts, tokenizer=("character", {})), tmp_path / "run")
 
 
+def test_a_tokenizer_that_checkpoints_need_is_not_made_anew(texts, data_config, tmp_path):
+    """KNOWN_BUGS 19: of another text it would give other ids to the same rows of the embedding."""
+    config = data_config(source=texts, tokenizer=("character", {}))
+    build.tokenizer_for(config, tmp_path / "tokenizer")
+    (tmp_path / "checkpoints" / "10").mkdir(parents=True)
+    build.tokenizer_for(config, tmp_path / "tokenizer")
+    shutil.rmtree(tmp_path / "tokenizer")
+    with pytest.raises(UserError, match="tokenizer is missing: the run's checkpoints"):
+        build.tokenizer_for(config, tmp_path / "tokenizer")
+
+
 def test_vocabulary_comes_from_the_training_split_only(tmp_path, data_config, plain_task):
     (tmp_path / "t").write_text("abc")
     (tmp_path / "v").write_text("abcé")

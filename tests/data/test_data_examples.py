@@ -53,6 +53,12 @@ def read(task, size=7, /, **fingerprints):
     return examples.Examples([shard])
 
 
+def test_the_longest_feature_of_a_mixture_is_found_in_every_part():
+    """Features of equal lengths in the first source may differ in the second."""
+    shards = [examples.in_memory([{"tokens": np.arange(a), "labels": np.arange(b)}]).shards[0] for a, b in ((4, 4), (2, 30))]
+    assert examples.Examples(shards).longest_E.tolist() == [4, 30]
+
+
 def test_what_is_stored_comes_back(own_cache):
     for found in (read(Task(features)), examples.in_memory(features(None, i) for i in range(7))):
         widths = {name: int(found.lengths(name).max()) + 1 for name in found.ragged}

@@ -50,6 +50,8 @@ def test_no_repeat_ngram_forbids_exactly_what_would_repeat(logits_BV, length):
 def test_a_row_with_everything_forbidden_is_left_alone():
     logits = jnp.arange(3.0)[None]
     np.testing.assert_array_equal(filters.no_repeat_ngram(logits, history([[0, 1, 2]]), 1), logits)
+    without = filters.ban_until(logits, 2, 0, 4)  # nor one in which what is left is forbidden already
+    np.testing.assert_array_equal(filters.no_repeat_ngram(without, history([[0, 1, 1]]), 1), without)
 
 
 def kept(logits_BV) -> list[set[int]]:

@@ -32,7 +32,9 @@ def test_equal_targets_are_one_answer_where_targets_are_searched():
     found = run("abc", "xxy", eye[[0, 1, 2]].tolist(), eye[[0, 0, 2]].tolist())
     assert found["recall@1"] == pytest.approx(2 / 3)  # the second source is like neither x
     found = run("abc", "xxy", eye[[0, 0, 2]].tolist(), eye[[0, 0, 2]].tolist())
-    assert found["recall@1"] == 1 and found["back_recall@1"] == pytest.approx(1 / 3)  # the sources a and b differ, and tie
+    assert found["recall@1"] == 1 and found["back_recall@1"] == 1  # x has two right answers, a and b
+    found = run("abc", "xxy", eye[[0, 1, 2]].tolist(), eye[[1, 1, 2]].tolist())
+    assert found["back_recall@1"] == 1 and found["recall@1"] == pytest.approx(2 / 3)  # x finds b, and is asked twice
 
 
 @pytest.mark.parametrize("made", [["B-x", "O"], {"label": "a"}])

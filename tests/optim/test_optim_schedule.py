@@ -159,6 +159,24 @@ def test_a_schedule_is_given_what_it_asks_for(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "body, said",
+    [
+        ("return peak", "expected a function of the step.*TypeError"),
+        ("import math\n  return lambda step: peak * math.sqrt(step)", "jax.numpy, not math.*Error"),
+        ("return lambda step: step[None] * peak", r"one rate for a step, got an array of shape \[1\]"),
+    ],
+)
+def test_what_is_no_schedule_is_said_with_its_name(tmp_path, monkeypatch, body, said):
+    name = f"wrong{len(body)}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "one.py").write_text(f"def schedule(peak):\n  {body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = config_lib.resolve(dict(schedule=f"{name}.one"))
+    with pytest.raises(UserError, match=rf"schedule {name}.one: (.|\n)*{said}"):
+        optimizer.make_schedule(config, 100, int)
+
+
+@pytest.mark.parametrize(
     "kw,problem",
     [
         (dict(order=("rise", "hold")), "order"),

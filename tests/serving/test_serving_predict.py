@@ -138,9 +138,11 @@ def read(tmp_path, name, text, task) -> list[Any]:
 def test_json_lines_and_lines_of_text(tmp_path, monkeypatch):
     pairs = types.SimpleNamespace(prompt=None)
     assert read(tmp_path, "a.jsonl", '{"text": "a"}\n\n{"text": "b"}', Sums()) == [{"text": "a"}, {"text": "b"}]
+    for name, text in (("a.txt", "a"), ("a.jsonl", '{"text": "a"}')):  # a byte-order mark
+        assert read(tmp_path, name, b"\xef\xbb\xbf" + text.encode(), Sums()) == [{"text": "a"}]
     assert read(tmp_path, "a.txt", '{"text": 1}\r\nb\n\n', Sums()) == [{"text": '{"text": 1}'}, {"text": "b"}, {"text": ""}]
     assert read(tmp_path, "a.txt", "a b\n", pairs) == [{"source": "a b"}]
-    for typed, expected in [('{"text": "x"}\n', [{"text": "x"}]), ("x\n", [{"text": "x"}])]:
+    for typed, expected in [('{"text": "x"}\n', [{"text": "x"}]), ("x\n", [{"text": "x"}]), ("\ufeffx\n", [{"text": "x"}])]:
         monkeypatch.setattr("sys.stdin", io.StringIO(typed))
         assert list(predict.read_items("-", Sums())) == expected
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from decoder_lab.core.errors import UserError
+from decoder_lab.data import examples as example_lib
+from decoder_lab.data.packing import packed
 from decoder_lab.data.tokenizer.byte import Tokenizer
 from decoder_lab.decoding.generate import Generator
 from decoder_lab.decoding.settings import GREEDY
@@ -67,6 +69,18 @@ def test_padding_changes_nothing_and_the_source_is_read_in_both_directions(made)
     one_way = Task(Tokenizer(), 16, bidirectional_prefix=False)
     causal = [model.apply({"params": params}, padded(e, 7), True, method=one_way.forward)[0, :3] for e in (example, other)]
     np.testing.assert_allclose(*causal, atol=1e-5)
+
+
+def test_pairs_that_share_a_row_are_as_if_alone(made):
+    """KNOWN_BUGS 4."""
+    task, model, params = made
+    pairs = [task.example(pair) for pair in (PAIR, {"source": "bca", "target": "zw"}, {"source": "c", "target": "d"})]
+    examples = example_lib.in_memory(pairs)
+    ((_, batch),) = packed.Packing(examples, 16).plan(1).evaluation()
+    assert batch["segments"].max() == 3
+    sums = jax.jit(lambda b: task.metrics(model, params, b)["nll"])
+    alone = [sums(padded(pair, 16)) for pair in pairs]
+    np.testing.assert_allclose(sums(batch), np.sum(alone, axis=0), rtol=1e-5)
 
 
 def test_what_is_generated_is_what_teacher_forcing_says(made):

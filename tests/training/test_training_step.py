@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from decoder_lab.core.errors import UserError
 from decoder_lab.parallel import mesh as meshes
 from decoder_lab.training import step as steps
 
@@ -46,6 +47,12 @@ def test_accumulation_equals_the_whole_batch(accumulate):
         for name in whole_metrics:
             np.testing.assert_allclose(whole_metrics[name], cut_metrics[name], rtol=1e-12)
         assert whole_metrics["grad_norm"][0] > 0.5  # reported before clipping
+
+
+@pytest.mark.parametrize("wrong", [lambda loss: {"loss": loss}, lambda loss: {"nll": (loss, 1.0)}])
+def test_a_loss_that_is_no_sum_with_a_weight_is_said(wrong):
+    with pytest.raises(UserError, match=r"expected .*\(sum, weight\)"):
+        jax.eval_shape(lambda p: steps.sum_gradients(lambda p, batch, key: wrong(jnp.sum(p["b"])), p, {}, None, 1), params(np.float32))
 
 
 def test_devices_equal_one_device():
