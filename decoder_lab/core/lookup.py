@@ -113,7 +113,8 @@ def find(kind: str, name: str) -> Any:
 def import_own(settings: Iterable[tuple[str, Any]]) -> None:
     """Imports the plug-ins that are the user's own, of (path, value) of every setting: what fails in them is said before data is read."""
     for path, value in settings:
-        if path.endswith(".name") and isinstance(value, str) and "." in value and modules.source_of(value):
+        dotted = path.endswith(".name") and isinstance(value, str) and "." in value
+        if dotted and all(part.isidentifier() for part in value.split(".")) and modules.source_of(value):
             imported(value)
 
 

@@ -133,7 +133,9 @@ def test_what_fails_in_a_users_own_file_is_one_error_with_its_place(tmp_path):
     config = resolve(encoder="nested.broken")  # its fields are read, not run
     with pytest.raises(UserError, match=r"nested.broken cannot be imported: ModuleNotFoundError: .*broken.py:1\)"):
         lookup.import_own(config_lib.flat(config))
-    lookup.import_own(config_lib.flat(resolve()))
+    lookup.import_own(
+        [*config_lib.flat(resolve()), ("data.source.kw.fields.name", "./names.txt"), ("x.name", "no.such")]
+    )  # not all are modules
     assert "nested.small" in sys.modules
 
 
