@@ -7,7 +7,10 @@ Data: `data=FOLDER` (default data/sgd_dialogue) with train.jsonl.gz and dev.json
 
 | hardware | time | expected | measured |
 |---|---|---|---|
-| 2 CPU cores | about half an hour | nothing published for this part of the set | not yet measured |
+| 1 CPU core, loaded | 68 min (about 35 alone) | nothing published for this part of the set | seed 0: below |
+
+On 1,000 turns of dev: 2.91 nats a token, perplexity 18.3; greedy replies to the first 128 of dev: BLEU 5.0, chrF 20.5. The prompt above is
+answered by "What city should I search in?" (the kind of reply is right, what was said is forgotten).
 """
 
 from ml_collections import ConfigDict
