@@ -8,7 +8,7 @@ cut at their end, and how many is said.
 
 | hardware | time | expected | measured |
 |---|---|---|---|
-| 1 CPU core, loaded | 47 min | nothing published | seed 0: 5.20 nats a token; greedy on 128 held-out functions: ROUGE-1/2/L 15.6 / 2.7 / 14.8 |
+| 1 CPU core, loaded | 47 min | nothing published | seed 0: 5.20 nats a token; greedy on 128 held-out: ROUGE-1/2/L 15.6 / 2.7 / 14.8 |
 """
 
 from ml_collections import ConfigDict
