@@ -9,7 +9,7 @@ to right only, for comparison.
 
 | hardware | time | expected | measured |
 |---|---|---|---|
-| 2 CPU cores | about 10 min | nothing published | not yet measured |
+| 1 CPU core, loaded | 20 min | nothing published | 5.20 nats a target token; greedy: chrF 13.5, ROUGE-1/2/L 17.5 / 4.6 / 16.9 (seed 0) |
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +31,7 @@ def get_config(arg=""):
     config.task = dict(name="prefix_language_modeling", kw=kw)
     size = dict(num_layers=4, num_heads=4, width=192, norm="rms", position="rotary", mlp="swiglu", use_bias=False, dropout=0.1)
     config.model = dict(name="decoder_only", kw=size)
-    config.total_steps = 2000
+    config.total_steps = 1000
     config.batch_size = 16
     config.sequence_length = 256
     config.lr = 2e-3
