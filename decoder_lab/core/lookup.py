@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.util
 import pathlib
+import re
 import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -112,8 +113,10 @@ def find(kind: str, name: str) -> Any:
 
 def import_own(settings: Iterable[tuple[str, Any]]) -> None:
     """Imports the plug-ins that are the user's own, of (path, value) of every setting: what fails in them is said before data is read."""
-    for path, value in settings:
-        dotted = path.endswith(".name") and isinstance(value, str) and "." in value
+    settings = dict(settings)
+    plugins = {path[: match.start()] for path in settings for match in re.finditer(r"\.kw(?=\.|$)", path)}
+    for path, value in settings.items():
+        dotted = path.endswith(".name") and path.removesuffix(".name") in plugins and isinstance(value, str) and "." in value
         if dotted and all(part.isidentifier() for part in value.split(".")) and modules.source_of(value):
             imported(value)
 
@@ -123,7 +126,8 @@ def imported(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except Exception as error:
-        at = traceback.extract_tb(error.__traceback__)[-1]
+        frames, own = traceback.extract_tb(error.__traceback__), str(modules.source_of(module))
+        at = next((frame for frame in reversed(frames) if frame.filename == own), frames[-1])
         where = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (at.filename, at.lineno)
         raise UserError(f"{module} cannot be imported: {type(error).__name__}: {error} ({where[0]}:{where[1]}).") from error
 
@@ -191,6 +195,10 @@ def problems(kind: str, name: str, kw: dict, length: int | None = None) -> list[
     They are `problems(kw)`, or `problems(kw, length)` where they ask for the sequence_length too; None is one that is not known yet.
     Errors: UserError where they fail.
     """
+    if kind == "schedule" and "peak" not in given(kind, name):
+        return [f'{name}: it must ask for "peak", which is config.lr, without a default']
+    if kind == "schedule" and (own := [k for k in GIVEN[kind] if k in fields(kind, name)]):
+        return [f"{name}: the lab gives {', '.join(own)}: leave the default out"]
     if lacking := _read(kind, name).lacking:
         return [f"{name}: {', '.join(lacking)} must be there: docs/architecture.md says what plug-ins of kind {kind} have"]
     check = _read(kind, name).problems

@@ -30,7 +30,8 @@ class Field:
 def said(homes: list[tuple[pathlib.Path, ast.Module]], name: str) -> Any:
     """Returns the function or literal of this name of the first file that has one, as a file leaves it; None without one."""
     found = [(n, p) for p, t in homes for n in reversed(t.body) if isinstance(n, ast.FunctionDef) and n.name == name]
-    tables = [literal(n.value) for _, t in homes for n in reversed(t.body) if isinstance(n, ast.Assign) and target(n) == name]
+    values = [n.value for _, t in homes for n in reversed(t.body) if isinstance(n, ast.Assign | ast.AnnAssign) and target(n) == name]
+    tables = [literal(value) for value in values if value is not None]
     return _compile(*found[0]) if found else tables[0] if tables else None
 
 
@@ -46,34 +47,53 @@ def bases(node: ast.ClassDef, tree: ast.Module, path: pathlib.Path) -> list[tupl
     """Returns (file, its tree, class) of the base classes, and of theirs, that can be found by name, without importing, last base first."""
     found = []
     for base in reversed(node.bases):
-        *parents, name = ast.unparse(base).split(".")
-        here = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name and n.lineno < node.lineno and not parents]
-        places = [(path, tree, here[-1])] if here else []
-        for file, original in [] if here else _origins(".".join(parents), name, tree, path):
-            other = parsed(file, f"{path}, base class {original}")
-            places += [(file, other, n) for n in other.body if isinstance(n, ast.ClassDef) and n.name == original][:1]
-        for place_path, place_tree, place in places:
+        for place_path, place_tree, place in _places(base, node, tree, path):
             found += [*bases(place, place_tree, place_path), (place_path, place_tree, place)]
     return found
 
 
-def methods(node: ast.ClassDef, tree: ast.Module, path: pathlib.Path) -> dict[str, list[str] | None] | None:
-    """Returns {method of a class, or of its bases: its arguments, None where it takes any}; None where a base cannot be read.
+def _places(
+    base: ast.expr, node: ast.ClassDef, tree: ast.Module, path: pathlib.Path
+) -> list[tuple[pathlib.Path, ast.Module, ast.ClassDef]]:
+    """Returns where one base of a class is: in the file itself, or in those that it imports from."""
+    *parents, name = ast.unparse(base).split(".")
+    here = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name and n.lineno < node.lineno and not parents]
+    if here:
+        return [(path, tree, here[-1])]
+    found = []
+    for file, original in _origins(".".join(parents), name, tree, path):
+        other = parsed(file, f"{path}, base class {original}")
+        found += [(file, other, n) for n in other.body if isinstance(n, ast.ClassDef) and n.name == original][:1]
+    return found
 
-    Of Linen's own Module nothing is read.
+
+def methods(node: ast.ClassDef, tree: ast.Module, path: pathlib.Path) -> dict[str, list[str] | None] | None:
+    """Returns {what a class and its bases define: a method's arguments; None where it takes any, or is no plain method}.
+
+    None where it cannot be told: a base that cannot be read, a decorator of the class, methods that are set in another way. Of Linen's own
+    Module nothing is read.
     """
+    if any(ast.unparse(decorator).split("(")[0].split(".")[-1] != "dataclass" for decorator in node.decorator_list):
+        return None
+    if any(f"{node.name}." in ast.unparse(t) for n in tree.body if isinstance(n, ast.Assign) for t in n.targets):
+        return None
     found: dict[str, list[str] | None] = {}
-    classes = [base[2] for base in bases(node, tree, path)] + [node]
-    known = {item.name for item in classes} | {"Module", "object"}
-    for item in classes:
-        if any(ast.unparse(base).split(".")[-1] not in known for base in item.bases):
+    for base in reversed(node.bases):
+        if ast.unparse(base) in ("object", "nn.Module", "linen.Module", "flax.linen.Module"):
+            continue
+        inherited = [methods(place, place_tree, place_path) for place_path, place_tree, place in _places(base, node, tree, path)]
+        if not inherited or None in inherited:
             return None
-        for method in item.body:
-            if isinstance(method, ast.FunctionDef):
-                a = method.args
-                found[method.name] = None if a.kwarg else [x.arg for x in a.posonlyargs + a.args + a.kwonlyargs]
-            elif isinstance(method, ast.Assign) and target(method):
-                found[target(method)] = None
+        found |= inherited[0]
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef):
+            a = item.args
+            found[item.name] = None if a.kwarg else [x.arg for x in a.posonlyargs + a.args + a.kwonlyargs]
+        elif isinstance(item, ast.Assign | ast.AnnAssign):
+            names = item.targets if isinstance(item, ast.Assign) else [item.target] if item.value else []
+            found |= {n.id: None for name in names for n in ast.walk(name) if isinstance(n, ast.Name)}
+        elif not isinstance(item, ast.Expr | ast.Pass):
+            return None
     return None if "__getattr__" in found else found
 
 
@@ -168,9 +188,10 @@ def _field(annotation: ast.expr | None, default: Any) -> Field:
     return Field(base, default, optional=optional or default is None or default is UNREADABLE)
 
 
-def target(node: ast.Assign) -> str:
+def target(node: ast.Assign | ast.AnnAssign) -> str:
     """Returns the name that is assigned to, "" where it is none."""
-    return node.targets[0].id if isinstance(node.targets[0], ast.Name) else ""
+    first = node.targets[0] if isinstance(node, ast.Assign) else node.target
+    return first.id if isinstance(first, ast.Name) else ""
 
 
 def _compile(node: ast.FunctionDef, path: pathlib.Path) -> Any:

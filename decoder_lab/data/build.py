@@ -51,7 +51,8 @@ def tokenizer_for(
     name, kw = _plugin(plugin)
     tokenizer = lookup.make("tokenizer", plugin)
     artefact = _stored(directory, name, kw) if directory else None
-    if artefact is None and directory and _has_checkpoints(directory.parent):
+    changes = getattr(tokenizer, "learns", True) or kw  # what learns nothing and reads no file is the same when it is made again
+    if artefact is None and directory and changes and _has_checkpoints(directory.parent):
         raise UserError(f"{directory} is missing: the run's checkpoints are for the tokens of that tokenizer. Restore it.")
     if artefact is None:
         if other and (other / SETTINGS).exists() and _settings(other) == (name, kw):
@@ -200,8 +201,8 @@ def suits(task: Any, packing: str) -> None:
         )
     if packing == "packed" and not getattr(task, "packable", False):
         raise UserError(
-            'data.packing: got "packed", which puts several examples into a row, but the task reads a row as one: set '
-            '--config.data.packing.name to "buckets".'
+            'data.packing: got "packed", which puts several examples into a row, and the task does not say that it can part them: set '
+            '--config.data.packing.name to "buckets". (A task of your own whose features all run along the row says `packable = True`.)'
         )
 
 

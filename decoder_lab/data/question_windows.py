@@ -141,9 +141,9 @@ class QuestionWindows:
                 return (int(covered[0]), int(covered[-1])), 1.0
         if not answers:
             self._count("questions without an answer (only rules of SQuAD 2.0 ever score them right)")
-        if answers:
-            self._count("questions whose answer does not stand in the context (not trained on, but scored)")
-        return None, 0.0 if answers else 1.0
+            return None, 1.0
+        self._count("questions whose answer does not stand in the context (not trained on, but scored)")
+        return None, 0.0
 
     def dummy(self) -> dict[str, np.ndarray]:
         """The smallest batch that `forward` reads."""

@@ -31,22 +31,24 @@ def ranks(
         raise ValueError("a vector has a value that is not finite")
     right_Q = np.asarray(right_Q, np.int64)
     groups_R = np.arange(len(candidates_RP)) if groups_R is None else np.asarray(groups_R)
+    number_R = np.unique(groups_R, return_inverse=True)[1]
+    asked_R = None if asked_R is None or len(np.unique(asked_R)) == len(asked_R) else np.asarray(asked_R)
     found = []
     step = max(1, BLOCK // max(1, len(candidates_RP)))
     for start in range(0, len(queries_QP), step):
         similarity_QR = queries_QP[start : start + step] @ candidates_RP.T
-        same_QR = groups_R[right_Q[start : start + step]][:, None] == groups_R[None]
-        if asked_R is not None:
-            of_query_QR = np.asarray(asked_R)[right_Q[start : start + step]][:, None] == np.asarray(asked_R)[None]
-            same_QR = _reached(of_query_QR, groups_R)
+        right = right_Q[start : start + step]
+        if asked_R is None:
+            same_QR = number_R[right][:, None] == number_R[None]
+        else:
+            same_QR = _reached(asked_R[right][:, None] == asked_R[None], number_R)
         best_Q = np.max(np.where(same_QR, similarity_QR, -np.inf), axis=1)
         found.append(1 + np.sum((similarity_QR >= best_Q[:, None]) & ~same_QR, axis=1))
     return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
-def _reached(of_query_QR: np.ndarray, groups_R: np.ndarray) -> np.ndarray:
-    """Returns which candidates are of the group of any that is right."""
-    _, number_R = np.unique(groups_R, return_inverse=True)
+def _reached(of_query_QR: np.ndarray, number_R: np.ndarray) -> np.ndarray:
+    """Returns which candidates are of the group, a number from 0 on, of any that is right."""
     right_QG = np.zeros((len(of_query_QR), number_R.max(initial=-1) + 1), bool)
     q, r = np.nonzero(of_query_QR)
     right_QG[q, number_R[r]] = True

@@ -15,7 +15,7 @@ _RULES = tuple(
         (r"[«‘„“]|`{1,2}", r" \g<0> "),
         (r"""(?:^|(?<=^")|(?<=[ (\[{<]))"|(?:(?<=^")|(?<=[ (\[{<]))''""", " `` "),  # opening: first of all, or behind a blank or bracket
         (r"(?<!\w)'(?=\w)(?!(?:[dmnst]|ll|re|ve)\b)", "' "),  # opening, unless a contraction's ending
-        (r"""(?<=[^.])\.(?=[\])}>"'»”’ ]*\s*$)""", " . "),  # the last full stop, whatever closes behind it
+        (r"""(?<=[^.])\.(?=[\])}>"'»”’ ]*(?:[^\S ]\s*)?$)""", " . "),  # the last full stop, whatever closes behind it
         (r"([,:])(\D|$)", r" \1 \2"),
         (r"\.{2,}|[;@#$%&?!\u2012-\u2015]", r" \g<0> "),
         (r"(?<=[^'])'(?= )", " ' "),

@@ -57,7 +57,8 @@ def problems(kw) -> list[str]:
     """Returns what is wrong with the fields taken together, one sentence each."""
     from decoder_lab.layers import transformer_problems  # needs no JAX
 
-    return transformer_problems.of_no_source(kw) or transformer_problems.of_decoder(kw)
+    rest = {**kw, "cross_window": None, "cross_predict_centre": False}
+    return transformer_problems.of_no_source(kw) + transformer_problems.of_decoder(rest)
 
 
 class Model(Decoder):

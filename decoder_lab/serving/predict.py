@@ -19,7 +19,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
-from decoder_lab.core import lookup
 from decoder_lab.core.errors import UserError
 
 TABLES = {
@@ -34,8 +33,8 @@ AT_ONCE = 1024  # items that are read, sorted by length and answered together
 def read_items(path: str, task: Any, source: Mapping[str, Any] | None = None) -> Iterator[dict]:
     """Yields the raw items of a file (.gz too), or of standard input for "-".
 
-    A file is JSON lines where its name ends with .jsonl or .json (of a run with source `squad` .json is as SQuAD has it), a table where it
-    ends with .csv or .tsv, else plain text; standard input is JSON lines where its first line is a JSON object.
+    A file is JSON lines where its name ends with .jsonl or .json (of a run with source `squad` .json may be as SQuAD has it), a table where
+    it ends with .csv or .tsv, else plain text; standard input is JSON lines where its first line is a JSON object.
 
     Args:
       source: `config.data.source` of the run: a table is read by the settings of a source csv or tsv, else it has a header that names the
@@ -49,10 +48,8 @@ def read_items(path: str, task: Any, source: Mapping[str, Any] | None = None) ->
         raise UserError(f'--input: there is no file {pathlib.Path(path).absolute()} ("-" reads standard input).')
     packed = path.endswith(".gz")
     kind = pathlib.Path(path.removesuffix(".gz")).suffix
-    if kind == ".json" and (source or {}).get("name") == "squad":
-        kw = dict(train=path, encoding=source["kw"]["encoding"])
-        made = lookup.make("source", dict(name="squad", kw=kw), split="train")
-        yield from (made[i] for i in range(len(made)))
+    if kind == ".json" and (source or {}).get("name") == "squad" and (asked := _of_squad(pathlib.Path(path), source["kw"]["encoding"])):
+        yield from asked
         return
     if kind in TABLES:
         yield from _rows(pathlib.Path(path), kind, task, source or {})
@@ -62,6 +59,14 @@ def read_items(path: str, task: Any, source: Mapping[str, Any] | None = None) ->
             yield from _items(file, path, kind in (".jsonl", ".json"), task)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise UserError(f"{path}: not a complete gzip file: {error}.") from error
+
+
+def _of_squad(path: pathlib.Path, encoding: str) -> list[dict] | None:
+    """Returns the questions of a file as SQuAD has it; None of one in another form."""
+    from decoder_lab.data import files
+    from decoder_lab.data.source import squad
+
+    return squad.asked(files.read(path, encoding))
 
 
 def _rows(path: pathlib.Path, kind: str, task: Any, source: Mapping[str, Any]) -> Iterator[dict]:

@@ -110,7 +110,9 @@ class Task:
         if self.kind != "multi":
             return (labels.text(label, self.label_field),)
         if not isinstance(label, list | tuple):
-            raise UserError(f'task: kind="multi" expects a list of labels in field "{self.label_field}", got {label!r}; a table has none.')
+            raise UserError(
+                f'task: kind="multi" expects a list of labels in field "{self.label_field}", got {label!r}; lists come from JSON lines.'
+            )
         return tuple(labels.text(name, self.label_field) for name in label)
 
     def example(self, raw: dict) -> dict[str, np.ndarray]:

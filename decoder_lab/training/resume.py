@@ -183,7 +183,8 @@ def _warn_of_other_examples(experiment: Any, meta: Mapping[str, Any]) -> None:
     """Says where the task makes other tokens of the same text than it did in training: its settings, or this package, have changed."""
     was, now = meta.get("task"), experiment.task.fingerprint()
     if was not in (None, now):
-        experiment.report(f"warning: the task writes its examples in another way than the checkpoint was trained on ({was}; now: {now})")
+        what = f"the checkpoint in {experiment.workdir} was trained on"
+        experiment.report(f"warning: the task writes its examples in another way than {what} ({was}; now: {now})")
 
 
 def _without(params: Any, paths: set[str]) -> tuple[Any, dict[str, Any]]:

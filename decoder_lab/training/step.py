@@ -108,9 +108,9 @@ def sum_gradients(
 
     def sums(params, batch, key):
         metrics = metrics_fn(params, batch, key)
-        if "loss" not in metrics or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in metrics.values()):
-            got = {name: f"({', '.join(map(str, map(jnp.shape, jax.tree.leaves(pair))))})" for name, pair in metrics.items()}
-            raise UserError(f'the task\'s metrics: expected {{"loss": (sum, weight), ...}}, scalars that add up, got shapes {got}.')
+        shapes = {name: jax.tree.map(lambda x: list(jnp.shape(x)), pair) for name, pair in metrics.items()}
+        if "loss" not in metrics or any(not isinstance(shape, tuple | list) or [*shape] != [[], []] for shape in shapes.values()):
+            raise UserError(f'the task\'s metrics: expected {{"loss": (sum, weight), ...}}, scalars that add up, got arrays of {shapes}.')
         loss, weight = metrics["loss"]
         of_layers = [metrics["auxiliary"][0]] if "auxiliary" in metrics else []
         if (extra := penalty(params)) is not None:  # beside the loss, which stays comparable with that of other runs

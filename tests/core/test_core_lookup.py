@@ -134,7 +134,13 @@ def test_what_fails_in_a_users_own_file_is_one_error_with_its_place(tmp_path):
     with pytest.raises(UserError, match=r"nested.broken cannot be imported: ModuleNotFoundError: .*broken.py:1\)"):
         lookup.import_own(config_lib.flat(config))
     lookup.import_own(
-        [*config_lib.flat(resolve()), ("data.source.kw.fields.name", "./names.txt"), ("x.name", "no.such")]
+        [
+            *config_lib.flat(resolve()),
+            ("data.source.kw.fields.name", "./names.txt"),
+            ("x.name", "no.such"),
+            ("y.fields.name", "nested.broken"),
+            ("y.kw", {}),
+        ]
     )  # not all are modules
     assert "nested.small" in sys.modules
 
@@ -150,11 +156,20 @@ def test_all_plugins_of_the_lab_have_the_methods_of_their_kind(kind):
         ("segments_BS=None, ", "", "the argument segments_BS of __call__ must be there"),
         ("__call__", "call", "the method __call__ must be there"),
         ("*, segments_BS=None, deterministic=True", "**more", ""),
-        ("class Encoder(nn.Module)", "from unreadable import Base\nclass Encoder(Base)", ""),  # what it inherits cannot be told
+        # what cannot be told is not asked: bases that cannot be read, under whatever name, decorators, methods set in another way
+        ("class", "from unreadable import Base\nclass Encoder(Base)", ""),
+        ("class", "import mylab\nclass Encoder(mylab.Encoder)", ""),
+        ("class", "from unreadable import Module\nclass Encoder(Module)", ""),
+        ("class", "@completed\nclass Encoder(nn.Module)", ""),
+        ("def __call__", "__call__ = other = lambda *args, **kw: None\n  def call", ""),
+        ("  def __call__", "  if True:\n   def __call__(self): pass\n  def call", ""),
     ],
 )
 def test_a_plugin_without_a_method_of_its_kind_is_a_problem_of_the_config(tmp_path, old, new, said):
-    (tmp_path / "nested" / "own.py").write_text(ENCODER.replace(old, new))
+    text = ENCODER.replace(old, new)
+    if old == "class":
+        text = ENCODER.replace("class Encoder(nn.Module)", new).replace("__call__", "call")
+    (tmp_path / "nested" / "own.py").write_text(text)
     if not said:
         assert encoder(resolve(encoder="nested.own"))["name"] == "nested.own"
         return

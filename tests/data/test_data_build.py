@@ -96,6 +96,7 @@ def test_a_tokenizer_that_checkpoints_need_is_not_made_anew(texts, data_config, 
     shutil.rmtree(tmp_path / "tokenizer")
     with pytest.raises(UserError, match="tokenizer is missing: the run's checkpoints"):
         build.tokenizer_for(config, tmp_path / "tokenizer")
+    build.tokenizer_for(data_config(source=texts, tokenizer=("byte", {})), tmp_path / "tokenizer")  # which depends on nothing
 
 
 def test_vocabulary_comes_from_the_training_split_only(tmp_path, data_config, plain_task):

@@ -159,6 +159,20 @@ def test_a_schedule_is_given_what_it_asks_for(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "arguments, said",
+    [("total_steps", 'must ask for "peak"'), ("peak=1e-3", 'must ask for "peak"'), ("peak, steps=3", "the lab gives steps")],
+)
+def test_a_schedule_that_would_ignore_the_run_is_a_problem_of_the_config(tmp_path, monkeypatch, arguments, said):
+    """It would train at a rate of its own, whatever config.lr says."""
+    name = f"ignores{len(arguments)}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "one.py").write_text(f"def schedule({arguments}):\n  return lambda step: 0.0 * step\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=f"schedule: {name}.one: .*{said}"):
+        config_lib.resolve(dict(schedule=f"{name}.one"))
+
+
+@pytest.mark.parametrize(
     "body, said",
     [
         ("return peak", "expected a function of the step.*TypeError"),

@@ -177,16 +177,18 @@ def test_tables_and_packed_files(tmp_path):
 
 
 def test_questions_as_squad_has_them(tmp_path):
-    """What its own source reads is what a reader is asked with."""
-    question = {"id": "q1", "question": "Where?", "answers": []}
-    path = tmp_path / "dev.json"
-    path.write_text(json.dumps({"data": [{"paragraphs": [{"context": "In Oslo.", "qas": [question]}]}]}))
-    source = dict(name="squad", kw={name: field.default for name, field in lookup.fields("source", "squad").items()})
-    (found,) = predict.read_items(str(path), Sums(), source)
-    assert (found["id"], found["question"], found["context"]) == ("q1", "Where?", "In Oslo.")
-    with pytest.raises(UserError, match="dev.json:1: not JSON|no text|JSON object"):  # of another run it is JSON lines
-        path.write_text(path.read_text()[:-2])
-        list(predict.read_items(str(path), Sums()))
+    """What its own source reads is what a reader is asked with; answers, and whether there are any, are not looked at."""
+    questions = [{"id": "q1", "question": "Where?", "answers": [{"text": "Oslo"}]}, {"question": "Who?"}]
+    path, source = tmp_path / "dev.json", dict(name="squad", kw=dict(encoding="utf-8"))
+    articles = [{"paragraphs": [{"context": "In Oslo.", "qas": questions}]}]
+    for content in ({"data": articles}, articles):
+        path.write_text(json.dumps(content, indent=1))
+        found = list(predict.read_items(str(path), Sums(), source))
+        wanted = [("q1", "Where?", "In Oslo."), (None, "Who?", "In Oslo.")]
+        assert [(raw.get("id"), raw["question"], raw["context"]) for raw in found] == wanted
+    lines = [{"question": "Where?", "context": "In Oslo."}, {"question": "Who?", "context": "Ann."}]
+    path.write_text("\n".join(map(json.dumps, lines)))  # JSON lines under the same ending, and for other runs
+    assert list(predict.read_items(str(path), Sums(), source)) == list(predict.read_items(str(path), Sums())) == lines
 
 
 def test_mistakes_are_named_by_line(tmp_path):

@@ -39,6 +39,18 @@ class Source(records.Records):
         return [items for items in found if items]
 
 
+def asked(text: str) -> list[dict] | None:
+    """Returns the questions {"question", "context", "id" where there is one} of a file's text, answers aside; None: another form."""
+    try:
+        content = json.loads(text)
+        articles = content["data"] if isinstance(content, dict) else content
+        paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+        found = [(paragraph["context"], question) for paragraph in paragraphs for question in paragraph["qas"]]
+        return [{**({"id": str(q["id"])} if "id" in q else {}), "question": q["question"], "context": context} for context, q in found]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return None
+
+
 def _questions(paragraph: dict, title: str) -> list[dict]:
     context = paragraph["context"]
     found = []
