@@ -202,7 +202,7 @@ MAKERS = {
 # what else is said of them, such as weights that need not be installed here
 ARGUMENTS = {"experiments/finetune/minilm.py": "weights=nowhere"}
 PATHS = {"data", "base", "teacher", "files", "weights", "tokenizer", "seed"}  # arguments that choose nothing but files, or chance
-# other than the default arguments of every config that has any: other branches of the file, as many as fit together
+# other than the default arguments of every config that has any: other branches of the file, as many as fit together, sets parted by |
 VARIANTS = {
     "experiments/classification/agnews.py": "encoder=transformer",
     "experiments/classification/banking77.py": "encoder=gru",
@@ -210,7 +210,7 @@ VARIANTS = {
     "experiments/classification/glue.py": "set=stsb,encoder=bert",
     "experiments/classification/grokking.py": "operation=/,share=0.3",
     "experiments/classification/reuters.py": "encoder=gru",
-    "experiments/classification/sst2.py": "encoder=lstm,pooling=state,characters=false,masked=false",
+    "experiments/classification/sst2.py": "encoder=lstm,pooling=state,characters=false,masked=false | learn=words | words=nowhere",
     "experiments/classification/stdlib_claims.py": "encoder=transformer",
     "experiments/classification/stdlib_constructs.py": "encoder=bag",
     "experiments/classification/stdlib_depth.py": "encoder=lstm",

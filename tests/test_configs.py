@@ -160,10 +160,10 @@ def test_every_argument_of_a_choice_has_a_variant():
     assert {path for path in CONFIGS if names(path) - small_data.PATHS} == small_data.VARIANTS.keys() >= RESOLVED
 
 
-@pytest.mark.parametrize("path", small_data.VARIANTS)
-def test_other_arguments_trace_a_step(path, load, tmp_path):
+@pytest.mark.parametrize("path, arguments", [(path, one.strip()) for path, text in small_data.VARIANTS.items() for one in text.split("|")])
+def test_other_arguments_trace_a_step(path, arguments, load, tmp_path):
     """Other arguments than the default ones give another complete config, and the loss of a step is worked out by shapes."""
-    full, config = load(path, small_data.VARIANTS[path])
+    full, config = load(path, arguments)
     assert config_lib.to_json(full) != config_lib.to_json(load(path)[0])
     if path in RESOLVED:
         return

@@ -13,7 +13,7 @@ draws, not the true target's tokens, grows linearly from 0 to this over the run.
 | sampling | hardware | time | expected | measured |
 |---|---|---|---|---|
 | 0 | 1 CPU core | 1 to 5 minutes | BLEU at least 95 (JoeyNMT, recurrent model) | 97.7, 97.4, 97.1 (three seeds) |
-| 0.25 | 2 CPU cores | - | - | not measured |
+| 0.25 | 1 CPU core | 3 min | - | 98.5, 96.9, 97.1 (three seeds) |
 """
 
 from ml_collections import ConfigDict

@@ -6,10 +6,10 @@
 Data: NCBI disease (Dogan et al. 2014) in CoNLL columns, as cambridgeltl/MTL-Bioinformatics-2016 hands it out: FOLDER with train.tsv[.gz]
 and devel.tsv[.gz]. Arguments: crf=true|false, characters=cnn|lstm|none.
 
-| top | hardware | time | expected (span F1 on devel) | measured: best of the 8 epochs, last epoch (seed 0) |
+| top | hardware | time | expected (span F1 on devel) | measured: best of the 8 epochs, last epoch (three seeds) |
 |---|---|---|---|---|
-| CRF | 2 CPU cores, shared | 7 min | at least 78, and above softmax | 80.6, 79.9 |
-| softmax (crf=false) | 2 CPU cores, shared | 5 min | - | 75.9, 75.9 |
+| CRF | 1 CPU core, shared | 2 min | at least 78, and above softmax | 81.5 +- 0.8, 81.0 +- 1.0 |
+| softmax (crf=false) | 1 CPU core, shared | 2 min | - | 76.4 +- 0.4, 76.4 +- 0.4 |
 
 The best epoch is chosen on the same devel that is reported. The most frequent tag of each word gives 48.2 on the held-out test part.
 """
